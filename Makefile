@@ -1,0 +1,49 @@
+# The project's tasks; every target works on a fresh clone with Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test test-long check format models bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# The demo needs no torch, so it has an installation step of its own.
+$(VENV)/demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[samples]'
+	touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/demo ## optimize a trained text detector: proved equal, measured on this machine
+	$(BIN)/python samples/demo.py
+
+test: $(VENV)/dev ## run the tests
+	$(BIN)/python -m pytest -q -n 2 -m "not long"
+
+test-long: $(VENV)/dev ## run all tests, the sweeps that take minutes included
+	$(BIN)/python -m pytest -q -n 2
+
+check: $(VENV)/dev ## lint, formatting, types and layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev ## reformat the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+models: $(VENV)/demo ## fetch the trained models that tests, samples and benchmarks use
+	$(BIN)/python samples/fetch_models.py
+
+bench: $(VENV)/dev ## compare with other simplifiers on trained models
+	$(BIN)/python benchmarks/real_models.py
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

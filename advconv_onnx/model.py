@@ -1,0 +1,380 @@
+"""Loading, checking and saving models: the only place that knows about files.
+
+Models are ``onnx_ir.Model`` objects. Weights kept in external files stay there, memory-mapped, until
+something reads them, so models over 2 GB load at once and are saved without ever being held whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as ir_passes
+from google.protobuf.message import DecodeError
+
+from advconv_onnx.errors import InputError
+from advconv_onnx.records import Shape
+
+INLINE_LIMIT = 1_900_000_000
+"""Bytes of weights up to which they stay in the model file: protobuf stops at 2 GiB."""
+
+RUNNABLE_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
+"""Operator domains stock ONNX Runtime brings kernels for."""
+
+LISTED_INITIALIZERS = "advconv_onnx.listed_initializers"
+"""Key of ``model.meta``: how many initializers the file also listed as graph inputs."""
+
+
+def load(path: str | os.PathLike[str]) -> ir.Model:
+    """Load an ONNX file as ``read`` does, with initializers that are no graph inputs.
+
+    Old files list initializers as inputs too (mandatory below IR 4), and ONNX Runtime then treats
+    every weight as unknown until each run. How many there were is left in
+    ``model.meta[LISTED_INITIALIZERS]``.
+
+    Raises:
+        InputError: as ``read``.
+    """
+    model = read(path)
+    listed = len(model.graph.inputs)
+    ir_passes.RemoveInitializersFromInputsPass()(model)
+    model.meta[LISTED_INITIALIZERS] = listed - len(model.graph.inputs)
+    return model
+
+
+def read(path: str | os.PathLike[str]) -> ir.Model:
+    """Read an ONNX file as it is, leaving external data where it is until something needs it.
+
+    Dimensions called "?" or below zero become unknown: two of them need not be equal.
+
+    Raises:
+        InputError: the file is missing, unreadable, empty, truncated or no ONNX model; its opset is
+            unknown; its graph reads something that nothing produces; or external data is missing.
+    """
+    file = Path(path)
+    model = _parse(file)
+    _check_opset(model, file)
+    _check_graph(model, file)
+    _check_external_data(model, file)
+    for value in model.graph.inputs:
+        _forget_placeholders(value)
+    return model
+
+
+def _parse(file: Path) -> ir.Model:
+    try:
+        if file.stat().st_size == 0:
+            raise InputError(f"'{file}' is empty; export the model again")
+        return ir.load(file, format="protobuf")
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot read '{file}': {reason}; check the path") from error
+    except (DecodeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"'{file}' is no ONNX model, or is truncated: it does not parse as protobuf; "
+            "export or download it again"
+        ) from error
+
+
+def _check_opset(model: ir.Model, file: Path) -> None:
+    if "" not in model.opset_imports and "ai.onnx" not in model.opset_imports:
+        raise InputError(
+            f"'{file}' is no ONNX model: it imports no operator set of the default domain"
+        )
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= opset(model) <= newest:
+        raise InputError(
+            f"'{file}' uses opset {opset(model)}, the installed onnx {onnx.__version__} knows 1 to "
+            f"{newest}; upgrade onnx or export with an older opset"
+        )
+
+
+def _check_graph(model: ir.Model, file: Path) -> None:
+    if not model.graph.outputs:
+        raise InputError(f"'{file}' has no outputs; it is truncated or no complete model")
+    for where, graph in graphs(model):
+        place = f" in '{where}'" if where else ""
+        for node in graph:
+            for value in node.inputs:
+                if value is not None and not _is_defined(value):
+                    raise InputError(
+                        f"'{file}': node '{node.name}' ({node.op_type}){place} reads "
+                        f"'{value.name}', which nothing produces; export the model again"
+                    )
+        for value in graph.outputs:
+            if not _is_defined(value):
+                raise InputError(
+                    f"'{file}': nothing produces the output '{value.name}'{place}; "
+                    "export the model again"
+                )
+
+
+def _is_defined(value: ir.Value) -> bool:
+    return value.producer() is not None or value.is_graph_input() or value.is_initializer()
+
+
+def _check_external_data(model: ir.Model, file: Path) -> None:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            inside = not os.path.isabs(tensor.location) and ".." not in Path(tensor.location).parts
+            if not inside:
+                raise InputError(
+                    f"'{file}': external data of '{value.name}' points outside the model's folder "
+                    f"('{tensor.location}'); move the data beside the model"
+                )
+            data = Path(tensor.path)
+            if not data.is_file():
+                raise InputError(
+                    f"'{file}': external data file '{tensor.location}' of initializer "
+                    f"'{value.name}' is missing; put it beside the model"
+                )
+            end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+            if data.stat().st_size < end:
+                raise InputError(
+                    f"'{file}': external data file '{tensor.location}' has "
+                    f"{data.stat().st_size} bytes, initializer '{value.name}' needs {end}; "
+                    "it is truncated, copy it again"
+                )
+
+
+def _forget_placeholders(value: ir.Value) -> None:
+    if value.shape is not None:
+        value.shape = ir.Shape(
+            None if dim == ir.SymbolicDim("?") or (isinstance(dim, int) and dim < 0) else dim
+            for dim in value.shape
+        )
+
+
+def check_weights(model: ir.Model, name: str) -> None:
+    """Refuse a model with NaN among its weights: no comparison could prove anything about it.
+
+    Raises:
+        InputError: naming the initializer and how many of its values are NaN.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or not tensor.dtype.is_floating_point():
+                continue
+            bad = int(np.isnan(tensor.numpy().astype(np.float32, copy=False)).sum())
+            if bad:
+                raise InputError(
+                    f"'{name}': initializer '{value.name}' has {bad} NaN of {tensor.size} values; "
+                    "the model was not trained or saved correctly, export it again"
+                )
+
+
+def check_domains(model: ir.Model, name: str) -> None:
+    """Refuse operators that no ONNX Runtime kernel and no function of the model implements.
+
+    Raises:
+        InputError: naming the operator, its domain and a node that uses it.
+    """
+    functions = {(function.domain, function.name) for function in model.functions.values()}
+    for _, graph in graphs(model):
+        for node in graph:
+            known = node.domain in RUNNABLE_DOMAINS or (node.domain, node.op_type) in functions
+            if not known:
+                raise InputError(
+                    f"'{name}': operator {node.domain}.{node.op_type} (node '{node.name}') needs a "
+                    "custom-operator library, which this tool does not load; export the model "
+                    "without it, or with the operator as a local function"
+                )
+
+
+def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
+    """Write a model whole or not at all: written beside, flushed to disk, then renamed.
+
+    Weights go to ``PATH.data`` when they exceed ``INLINE_LIMIT`` or already were external.
+
+    Raises:
+        InputError: the file cannot be written; nothing is left behind.
+    """
+    file = Path(path)
+    with _staging_folder(file) as folder:
+        external = f"{file.name}.data" if _wants_external_data(model) else None
+        try:
+            ir.save(model, folder / file.name, format="protobuf", external_data=external)
+            # The data first: a model must never name weights that are not there yet.
+            for name in filter(None, (external, file.name)):
+                if (folder / name).exists():
+                    _flush(folder / name)
+                    os.replace(folder / name, file.parent / name)
+        except OSError as error:
+            raise _unwritable(file, error) from error
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse an output path that cannot be written, before any work is done for it.
+
+    Raises:
+        InputError: the folder is missing or read-only, or the path is a folder.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise InputError(f"cannot write '{file}': it is a folder; name a file")
+    with _staging_folder(file):
+        pass
+
+
+@contextlib.contextmanager
+def _staging_folder(file: Path) -> Iterator[Path]:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{file.name}.", dir=file.parent))
+    except OSError as error:
+        raise _unwritable(file, error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unwritable(file: Path, error: OSError) -> InputError:
+    reason = error.strerror or error
+    return InputError(f"cannot write '{file}': {reason}; choose another place with -o")
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def _wants_external_data(model: ir.Model) -> bool:
+    tensors = [v.const_value for g in model.graphs() for v in g.initializers.values()]
+    external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
+    return external or weight_bytes(model) > INLINE_LIMIT
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all constants of a model, initializers or nodes, those of bodies included."""
+    tensors = [v.const_value for g in model.graphs() for v in g.initializers.values()]
+    for graph in model.graphs():
+        for node in graph:
+            if node.op_type == "Constant" and "value" in node.attributes:
+                tensors.append(node.attributes["value"].as_tensor())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def opset(model: ir.Model) -> int:
+    """Version of the default operator set."""
+    imports = model.opset_imports
+    return imports.get("", imports.get("ai.onnx", 0)) or 0
+
+
+def graphs(model: ir.Model) -> Iterator[tuple[str, ir.Graph]]:
+    """Every graph of a model with its path: "" is the main one, "if_1/then_branch" a body.
+
+    Local functions follow, under their qualified name.
+    """
+    yield from _graphs_below("", model.graph)
+    for function in model.functions.values():
+        yield from _graphs_below(f"{function.domain}::{function.name}", function.graph)
+
+
+def _graphs_below(path: str, graph: ir.Graph) -> Iterator[tuple[str, ir.Graph]]:
+    yield path, graph
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                bodies = [attribute.as_graph()]
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                bodies = list(attribute.as_graphs())
+            else:
+                continue
+            for body in bodies:
+                below = f"{node.name or node.op_type}/{attribute.name}"
+                yield from _graphs_below(f"{path}/{below}" if path else below, body)
+
+
+def count_nodes(model: ir.Model) -> int:
+    """Operators of a model, those in bodies and functions included, Constant nodes left out."""
+    return sum(node.op_type != "Constant" for _, graph in graphs(model) for node in graph)
+
+
+def override_inputs(model: ir.Model, shapes: Mapping[str, Shape]) -> None:
+    """Give graph inputs new shapes, in place, and infer all other shapes again.
+
+    An int fixes a dimension; a name or None leaves it dynamic. Where a named dimension is fixed,
+    other inputs with a dimension of that name follow.
+
+    Raises:
+        InputError: no such input, another rank, or a size below 1.
+    """
+    inputs = {value.name or "": value for value in model.graph.inputs}
+    bound: dict[str, int] = {}
+    for name, shape in shapes.items():
+        value = _overridable(inputs, name, shape)
+        for old, new in zip(value.shape or (), shape, strict=False):
+            if isinstance(old, ir.SymbolicDim) and old.value and isinstance(new, int):
+                bound[old.value] = new
+        value.shape = ir.Shape(shape)
+    for name, value in inputs.items():
+        if name not in shapes and value.shape is not None:
+            value.shape = ir.Shape(
+                bound.get(dim.value or "", dim) if isinstance(dim, ir.SymbolicDim) else dim
+                for dim in value.shape
+            )
+    if shapes:
+        forget_shapes(model)
+        infer_shapes(model)
+
+
+def _overridable(inputs: Mapping[str, ir.Value], name: str, shape: Shape) -> ir.Value:
+    if name not in inputs:
+        known = ", ".join(f"'{known}'" for known in inputs)
+        raise InputError(f"--input '{name}': the model has no such input; it has {known}")
+    value = inputs[name]
+    if value.shape is not None and len(value.shape) != len(shape):
+        raise InputError(
+            f"--input '{name}': {len(shape)} dimensions given, the model's input has "
+            f"{len(value.shape)} ({format_shape(value.shape)})"
+        )
+    if any(isinstance(dim, int) and dim < 1 for dim in shape):
+        raise InputError(f"--input '{name}': sizes must be at least 1, got {format_shape(shape)}")
+    return value
+
+
+def format_shape(shape: ir.Shape | Shape) -> str:
+    """Spell a shape the way ``--input`` reads it: ``1x3xHxW``, "?" for an unknown dimension."""
+    dims = (dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in shape)
+    return "x".join("?" if dim is None else str(dim) for dim in dims)
+
+
+def forget_shapes(model: ir.Model) -> None:
+    """Drop every shape that inference can find again; types and the rank of outputs stay."""
+    for _, graph in graphs(model):
+        for node in graph:
+            for value in node.outputs:
+                # The checker insists on a shape for outputs, if only of unknown sizes.
+                known = value.shape is not None and value.is_graph_output()
+                value.shape = ir.Shape([None] * len(value.shape or ())) if known else None
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer the shapes and types of all values, in place; what cannot be inferred stays unknown."""
+    # The pass reports operators it cannot infer as warnings with a traceback; unknown shapes are
+    # no event here: whoever needs one refuses and says so.
+    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
+    before, logger.disabled = logger.disabled, True
+    try:
+        ir_passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    finally:
+        logger.disabled = before
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

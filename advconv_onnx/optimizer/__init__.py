@@ -1,0 +1,1 @@
+"""Decides from proofs and measurements which proposals of the rewriter stay."""

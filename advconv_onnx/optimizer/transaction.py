@@ -1,0 +1,171 @@
+"""Changes that are made on a copy, verified, and either kept or given up with a recorded reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+
+import onnx_ir as ir
+
+from advconv_onnx import model as files
+from advconv_onnx.errors import AdvconvError
+from advconv_onnx.optimizer.prove import Disproved, prove
+from advconv_onnx.records import Rewrite
+from advconv_onnx.rewriter.rule import Matcher, Proposal, Refusal, Rule, commit, names_in
+from advconv_onnx.rewriter.simplify import tidy
+
+_FUEL = 20
+"""Passes over a graph before rules that undo each other are stopped."""
+
+Site = tuple[str, tuple[str, ...]]
+"""A rule's name and the names of the nodes it applies to."""
+
+
+class Unequal(Exception):
+    """A changed model does not pass verification; the message says why."""
+
+
+def attempt(
+    name: str,
+    model: ir.Model,
+    change: Callable[[ir.Model], ir.Model],
+    verify: Callable[[ir.Model], str],
+) -> tuple[ir.Model, Rewrite]:
+    """Change a copy of a model and keep the copy if it verifies, else the model as it was.
+
+    Args:
+        name: what the change is called in the report.
+        model: stays as it is.
+        change: gets a copy and returns the changed model.
+        verify: returns the evidence, or raises ``Unequal``.
+    """
+    before = files.count_nodes(model)
+    try:
+        changed = change(model.clone())
+        evidence = verify(changed)
+    except Unequal as error:
+        return model, Rewrite(name, (), "inaccurate", str(error))
+    except (AdvconvError, ir.passes.PassError, ValueError) as error:
+        return model, Rewrite(name, (), "refused", " ".join(str(error).split()))
+    after = files.count_nodes(changed)
+    return changed, Rewrite(name, (), "applied", f"{before} -> {after} nodes", evidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fusing:
+    """The fusions applied to a model until none applies any more.
+
+    Attributes:
+        model: the rewritten model.
+        applied: one record per site, in order.
+        refused: sites of the final graph that match a rule and must not be rewritten.
+        wanted_opset: the newest opset that a refused site waits for, 0 when none does.
+    """
+
+    model: ir.Model
+    applied: tuple[Rewrite, ...]
+    refused: tuple[Rewrite, ...]
+    wanted_opset: int
+
+
+def fuse(
+    model: ir.Model,
+    rules: Collection[Rule],
+    *,
+    seed: int,
+    banned: Collection[Site] = (),
+    limit: int | None = None,
+) -> Fusing:
+    """Apply rules to a copy of a model, each site proved before it is committed.
+
+    Args:
+        model: stays as it is; its shapes should have been inferred.
+        rules: the rules to apply.
+        seed: of the proofs.
+        banned: sites that are not to be rewritten.
+        limit: how many sites to rewrite at most, to find the one that breaks a model.
+    """
+    run = _Run(model.clone(), [Matcher(rule) for rule in rules], seed, set(banned), limit)
+    for _ in range(_FUEL):
+        if not run.pass_over():
+            break
+        run.model, _ = tidy(run.model)
+        files.infer_shapes(run.model)
+    waiting = [r.rule.minimum_opset for r in run.refusals.values()]
+    opset = files.opset(run.model)
+    return Fusing(
+        run.model,
+        tuple(run.applied),
+        tuple(
+            [*run.disproved.values()]
+            + [Rewrite(r.rule.name, r.names, "refused", r.reason) for r in run.refusals.values()]
+        ),
+        max((wanted for wanted in waiting if wanted > opset), default=0),
+    )
+
+
+class _Run:
+    """The state of one ``fuse``."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        matchers: list[Matcher],
+        seed: int,
+        banned: set[Site],
+        limit: int | None,
+    ) -> None:
+        self.model = model
+        self.applied: list[Rewrite] = []
+        self.disproved: dict[Site, Rewrite] = {}
+        self.refusals: dict[Site, Refusal] = {}
+        self._matchers = matchers
+        self._seed = seed
+        self._banned = banned
+        self._limit = limit
+
+    def pass_over(self) -> bool:
+        """Visit every node of every graph once; whether anything was rewritten."""
+        taken = names_in(self.model)
+        before = len(self.applied)
+        self.refusals.clear()
+        present = {node.op_type for graph in self.model.graphs() for node in graph}
+        matchers = [
+            matcher
+            for matcher in self._matchers
+            if not matcher.rule.needs_any_of or matcher.rule.needs_any_of & present
+        ]
+        for graph in list(self.model.graphs()):
+            for node in list(graph):
+                if node.graph is graph:  # not replaced since the list was made
+                    self._visit(graph, node, matchers, taken)
+        return len(self.applied) > before
+
+    def _visit(
+        self, graph: ir.Graph, node: ir.Node, matchers: list[Matcher], taken: set[str]
+    ) -> None:
+        for matcher in matchers:
+            result = matcher.propose(self.model, graph, node)
+            if result is None:
+                continue
+            site = (matcher.rule.name, result.names)
+            if isinstance(result, Refusal):
+                self.refusals[site] = result
+            elif self._may_commit(site):
+                certificate = self._prove(matcher, result, site)
+                if certificate is not None:
+                    commit(graph, result, taken)
+                    self.applied.append(Rewrite(*site, "applied", "", certificate))
+                    return
+
+    def _may_commit(self, site: Site) -> bool:
+        if site in self._banned or site in self.disproved:
+            return False
+        return self._limit is None or len(self.applied) < self._limit
+
+    def _prove(self, matcher: Matcher, proposal: Proposal, site: Site) -> str | None:
+        try:
+            return prove(matcher, proposal, dict(self.model.opset_imports), self._seed)
+        except Disproved as evidence:
+            self.disproved[site] = Rewrite(*site, "inaccurate", str(evidence))
+            return None

@@ -1,0 +1,261 @@
+"""Frozen dataclasses that cross folders: what was found, proposed, proved and measured.
+
+Nothing here computes beyond its own fields; ``report`` turns these records into text and JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+Dim = int | str | None
+"""One dimension: a size, the name of a symbolic size, or None when nothing is known."""
+
+Shape = tuple[Dim, ...]
+
+Status = Literal["applied", "refused", "slower", "inaccurate"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Costs:
+    """What one layer costs for one batch.
+
+    Attributes:
+        parameters: weights and biases the model stores: none for weights it computes from its
+            inputs; None when a stored one's shape is unknown.
+        macs: multiply-accumulate operations; None when a needed dimension is symbolic.
+        bytes: input, weights and output read or written once; None as for ``macs``.
+    """
+
+    parameters: int | None
+    macs: int | None
+    bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layer:
+    """One convolution-like layer of a graph, a row of ``advconv inspect``.
+
+    Attributes:
+        name: the node's name (of the last node for a layer spelled with several nodes).
+        nodes: names of all nodes the layer consists of.
+        graph: path of the graph that holds it: "" for the main graph, else e.g. "if_1/then_branch".
+        kind: dense, pointwise, depthwise, grouped, transposed or upsample+convolution, optionally
+            prefixed "dilated ".
+        kernel_shape: None where unknown.
+        effective_kernel: extent of the dilated kernel, ``(k - 1) * d + 1`` per axis.
+        strides: empty where not even the number of axes is known, like ``dilations``.
+        receptive_field: extent of the pixels of the graph's input that reach one output pixel, per
+            axis; where branches meet, the larger; an upper bound behind a stride behind an
+            upsampling. None where something above is not local.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    graph: str
+    kind: str
+    kernel_shape: tuple[int, ...] | None
+    effective_kernel: tuple[int, ...] | None
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    group: int
+    input_shape: Shape | None
+    output_shape: Shape | None
+    costs: Costs
+    receptive_field: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Inspection:
+    """All convolution-like layers of a model, with the sums over them.
+
+    Attributes:
+        separable: rows in ``layers`` of each depthwise convolution and the pointwise one that
+            completes it. Both remain rows of their own.
+        parameters: weights that several layers share count once; None when a layer's are unknown.
+        macs: each layer counted once, those in both branches of an If and in the body of a Loop
+            too; None when a layer's MACs are unknown because a dimension is symbolic.
+    """
+
+    layers: tuple[Layer, ...]
+    separable: tuple[tuple[int, int], ...]
+    parameters: int | None
+    macs: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """A model file in figures. ``bytes`` includes external data."""
+
+    path: str
+    sha256: str
+    nodes: int
+    parameters: int
+    macs: int | None
+    bytes: int
+    opset: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rewrite:
+    """One decision about one site of the graph.
+
+    Attributes:
+        rule: name of the rule or stage that proposed the change.
+        nodes: names of the nodes it would replace.
+        reason: why it was not applied, or what applying it achieved.
+        certificate: what was proved about this site, empty when it was refused before a proof.
+        speedup: measured ratio original / rewritten, None when nothing was timed.
+    """
+
+    rule: str
+    nodes: tuple[str, ...]
+    status: Status
+    reason: str = ""
+    certificate: str = ""
+    speedup: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds of one inference."""
+
+    median: float
+    p90: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ratio:
+    """Median of paired ratios with the bounds of its 95 % bootstrap confidence interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timing:
+    """One candidate of a paired measurement.
+
+    Attributes:
+        speedup: latency of the first candidate over this one's, paired round by round.
+    """
+
+    name: str
+    latency: Latency
+    speedup: Ratio
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measurement:
+    """A paired measurement of several candidates in one run.
+
+    Attributes:
+        timings: one per candidate, the first being the baseline.
+        noise: speedup of the baseline over a second copy of itself: the A/A noise floor.
+        rounds: measured rounds.
+        failures: candidates that did not load or run, and why; they have no timing.
+    """
+
+    timings: tuple[Timing, ...]
+    noise: Ratio
+    rounds: int
+    failures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """Time spent in all nodes of one operator type, as ONNX Runtime executes them.
+
+    Attributes:
+        op_type: after ONNX Runtime's own optimization, so names such as ReorderInput occur.
+        count: nodes executed per inference.
+        ms: milliseconds per inference.
+        share: part of the time of all nodes, 0 to 1.
+    """
+
+    op_type: str
+    count: int
+    ms: float
+    share: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TensorCheck:
+    """One tensor compared between two models, over all inputs tried.
+
+    Attributes:
+        tensor: name of the output, or of the inner tensor compared in its place.
+        max_relative: largest absolute difference over the range of the reference's values.
+        range: largest minus smallest value of the reference.
+        stands_for: the degenerate output that this inner tensor replaces, "" for an output.
+    """
+
+    tensor: str
+    max_relative: float
+    range: float
+    stands_for: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Validation:
+    """Whether two models agree, and on what evidence.
+
+    Attributes:
+        passed: every compared tensor is within ``max_error``, and something could be compared.
+        inputs: how many input samples were tried.
+        shapes: the input shapes tried, as text such as "x=1x3x65x97".
+        notes: what the reader must know: degenerate outputs, shapes that could not be run ...
+    """
+
+    passed: bool
+    max_error: float
+    checks: tuple[TensorCheck, ...]
+    inputs: int
+    shapes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def max_relative(self) -> float:
+        """The worst relative difference over all compared tensors."""
+        return max((check.max_relative for check in self.checks), default=0.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Device:
+    """Where something was measured."""
+
+    provider: str
+    threads: int
+    processor: str
+    onnxruntime: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProviderStatus:
+    """Whether an execution provider can be used here, and if not, why and what to install."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Placement:
+    """Nodes per execution provider, and the names of those not where they were asked to be."""
+
+    counts: Mapping[str, int]
+    elsewhere: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Report:
+    """Everything ``optimize`` did: the JSON schema 1 of the command line."""
+
+    model: ModelSummary
+    optimized: ModelSummary
+    device: Device
+    validation: Validation
+    rewrites: tuple[Rewrite, ...]
+    measurement: Measurement | None = None

@@ -1,0 +1,1 @@
+"""Proposes changes to a graph; runs nothing and times nothing."""

@@ -1,0 +1,136 @@
+"""A Conv or ConvTranspose node with constant weights, read once for all rules that fold into it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from advconv_onnx.rewriter.constants import required
+from advconv_onnx.rewriter.rule import Refused
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """Weights and attributes of one node.
+
+    Attributes:
+        node: the Conv or ConvTranspose.
+        weight: (C_out, C_in/group, ...) for Conv, (C_in, C_out/group, ...) for ConvTranspose.
+        bias: (C_out,), float64, zeros when the node has none.
+        group: number of channel groups.
+    """
+
+    node: ir.Node
+    weight: np.ndarray
+    bias: np.ndarray
+    group: int
+
+    @classmethod
+    def of(cls, node: ir.Node) -> Convolution:
+        """Read a node.
+
+        Raises:
+            Refused: weight or bias is not constant, or not floating-point.
+        """
+        weight = required(node.inputs[1], "weight")
+        if not np.issubdtype(weight.dtype, np.floating):
+            raise Refused(f"the weight is {weight.dtype}, not floating-point")
+        group = node.attributes.get_int("group", 1)
+        channels = weight.shape[1] * group if _is_transposed(node) else weight.shape[0]
+        given = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = np.zeros(channels) if given is None else required(given, "bias")
+        return cls(node, weight, bias.astype(np.float64), group)
+
+    @property
+    def transposed(self) -> bool:
+        """Whether this is a ConvTranspose."""
+        return _is_transposed(self.node)
+
+    @property
+    def rank(self) -> int:
+        """Rank of input and output: batch, channels and the spatial axes."""
+        return self.weight.ndim
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.weight.shape[0] if self.transposed else self.weight.shape[1] * self.group
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return len(self.bias)
+
+    @property
+    def auto_pad(self) -> str:
+        """NOTSET, VALID, SAME_UPPER or SAME_LOWER."""
+        return str(self.node.attributes.get_string("auto_pad", "NOTSET"))
+
+    @property
+    def pads(self) -> tuple[int, ...]:
+        """Pads as given: all beginnings, then all ends. Meaningless under ``auto_pad`` SAME."""
+        spatial = self.rank - 2
+        return tuple(self.node.attributes.get_ints("pads", [0] * 2 * spatial))
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether some output may read beyond the input."""
+        return self.auto_pad.startswith("SAME") or any(self.pads)
+
+    def scale_output(self, scale: np.ndarray) -> np.ndarray:
+        """The weight with each output channel multiplied by ``scale`` (C_out,), float64."""
+        if not self.transposed:
+            return self.weight * scale.reshape(-1, *[1] * (self.rank - 1))
+        return self._by_group() * scale.reshape(self.group, 1, -1, *[1] * (self.rank - 2))
+
+    def scale_input(self, scale: np.ndarray) -> np.ndarray:
+        """The weight with each input channel multiplied by ``scale`` (C_in,), float64."""
+        if self.transposed:
+            return self.weight * scale.reshape(-1, *[1] * (self.rank - 1))
+        return self._by_group() * scale.reshape(self.group, 1, -1, *[1] * (self.rank - 2))
+
+    def response_to(self, shift: np.ndarray) -> np.ndarray:
+        """Output (C_out,) for an input that is ``shift`` (C_in,) in every pixel, bias left out.
+
+        Holds for a Conv where every tap falls inside the input.
+        """
+        taps = self._by_group().reshape(self.group, -1, self.weight.shape[1], self._taps)
+        sums = np.einsum("gock,gc->go", taps.astype(np.float64), shift.reshape(self.group, -1))
+        return sums.reshape(-1)
+
+    @property
+    def _taps(self) -> int:
+        return int(np.prod(self.weight.shape[2:]))
+
+    def _by_group(self) -> np.ndarray:
+        return self.weight.reshape(self.group, -1, *self.weight.shape[1:])
+
+    def rebuild(
+        self, op: Any, x: ir.Value, weight: np.ndarray, bias: np.ndarray, **attributes: Any
+    ) -> ir.Value:
+        """The same convolution of ``x`` with new weights, rounded to the old weights' type.
+
+        ``attributes`` replace those of the node. An absent bias stays absent while it is zero.
+
+        Raises:
+            Refused: a weight that was finite overflows.
+        """
+        dtype = self.weight.dtype
+        with np.errstate(over="ignore"):
+            new_weight = weight.reshape(self.weight.shape).astype(dtype)
+            new_bias = bias.astype(dtype)
+        if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
+            raise Refused(f"a folded weight is not finite in {dtype}")
+        inputs = [x, op.initializer(new_weight, self.node.inputs[1].name)]
+        if new_bias.any() or (len(self.node.inputs) > 2 and self.node.inputs[2] is not None):
+            inputs.append(op.initializer(new_bias, f"{self.node.inputs[1].name}_bias"))
+        kept = {name: a for name, a in self.node.attributes.items() if name not in attributes}
+        new: ir.Value = getattr(op, self.node.op_type)(*inputs, **kept, **attributes)
+        return new
+
+
+def _is_transposed(node: ir.Node) -> bool:
+    return node.op_type == "ConvTranspose"

@@ -1,0 +1,18 @@
+"""One rewrite a file, each exact up to rounding and never more work; adding a file adds the rewrite.
+
+A file declares ``RULE``, and models as ONNX text for the contract tests: ``EXAMPLES`` that it must
+rewrite, ``NEAR_MISSES`` that it must refuse (with a part of the reason, "" where nothing matches).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from advconv_onnx.rewriter.rule import Rule
+
+
+def all_rules() -> tuple[Rule, ...]:
+    """Every rule of this folder, in order of file name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(importlib.import_module(f"{__name__}.{name}").RULE for name in names)

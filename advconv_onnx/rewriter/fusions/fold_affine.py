@@ -1,0 +1,97 @@
+"""Fold a constant Add, Sub, Mul or Div into the convolution before it.
+
+    a * (conv(x, w) + b) + c  =  conv(x, a * w) + a * b + c,   a and c one value per output channel
+
+for Conv and ConvTranspose, any group, the constant on either side. Refused when the constant varies
+along another dimension than the channels (shape (W,) is such a case even when W equals C), when it
+widens the result, when something else reads the convolution's output, and when a weight overflows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import onnx_ir as ir
+
+from advconv_onnx.rewriter.affine import Affine, elementwise
+from advconv_onnx.rewriter.convolution import Convolution
+from advconv_onnx.rewriter.rule import Rule, Site
+
+
+class FoldAffine(Rule):
+    """Mul(Conv(x), a), Add(Conv(x), c) ... -> Conv(x)."""
+
+    name = "fold_affine"
+
+    def patterns(self) -> Iterable[Callable[..., Any]]:
+        def after(convolution: str, element: str, swapped: bool) -> Callable[..., Any]:
+            def pattern(op: Any, x: Any, w: Any, c: Any) -> Any:
+                y = getattr(op, convolution)(
+                    x, w, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["y"]
+                )
+                return getattr(op, element)(*((c, y) if swapped else (y, c)))
+
+            return pattern
+
+        convolutions, elements = ("Conv", "ConvTranspose"), ("Add", "Sub", "Mul", "Div")
+        return itertools.starmap(after, itertools.product(convolutions, elements, (False, True)))
+
+    def check(self, site: Site) -> tuple[Convolution, Affine]:
+        convolution = Convolution.of(site["y"].producer())
+        rank, channels = convolution.rank, convolution.out_channels
+        return convolution, elementwise(site.root, site["y"], rank, channels)
+
+    def rewrite(self, op: Any, site: Site, plan: tuple[Convolution, Affine]) -> ir.Value:
+        convolution, affine = plan
+        weight = convolution.scale_output(affine.scale)
+        bias = convolution.bias * affine.scale + affine.shift
+        return convolution.rebuild(op, site["x"], weight, bias)
+
+
+RULE = FoldAffine()
+
+
+def _model(nodes: str, constants: str, channels: int = 2, out: str = "float[N, 4, P, Q] z") -> str:
+    weight = "float[4, 2, 1, 2] w = {1, -2, 3, 4, 5, -6, 7, 8, 1, 2, -3, 4, 5, 6, 7, -8}"
+    return f"""<ir_version: 8, opset_import: ["" : 15]>
+    g (float[N, {channels}, H, W] x) => ({out}) <{weight}, {constants}> {{ {nodes} }}"""
+
+
+EXAMPLES = (
+    _model("y = Conv <pads = [1, 0, 0, 1]> (x, w) z = Add(y, c)", "float c = {2.5}"),
+    _model("y = Conv(x, w, b) z = Sub(c, y)", "float[4] b = {1, 2, 3, 4}, float[1] c = {2.5}"),
+    _model("y = Conv(x, w) z = Mul(c, y)", "float[4, 1, 1] c = {1, -2, 3, 0.5}"),
+    _model(
+        "y = ConvTranspose <group = 2, strides = [2, 3]> (x, w, b) z = Div(y, c)",
+        "float[4] b = {1, 2, 3, 4}, float[1, 4, 1, 1] c = {1, -2, 4, 0.5}",
+        channels=4,
+    ),
+    _model(
+        "y = Conv <group = 2, auto_pad = \"SAME_UPPER\"> (x, w) z = Sub(y, c)",
+        "float[1, 4, 1, 1] c = {1, -2, 4, 0.5}",
+        channels=4,
+    ),
+)
+
+NEAR_MISSES = (
+    # W == C: the constant runs along the width, though it has as many values as channels.
+    (_model("y = Conv(x, w) z = Mul(y, c)", "float[4] c = {1, 2, 3, 4}"), "one value per channel"),
+    (
+        _model("y = Conv(x, w) z = Add(y, c)", "float[1, 1, 1, 1, 1] c = {1}", out="float[] z"),
+        "rank 5",
+    ),
+    (
+        _model("y = Conv(x, w) z = Add(y, c)", "float[2, 4, 1, 1] c = {1, 2, 3, 4, 5, 6, 7, 8}"),
+        "one value per channel",
+    ),
+    (_model("y = Conv(x, w) z = Div(c, y)", "float c = {2}"), "not affine"),
+    (_model("y = Conv(x, w) z = Div(y, c)", "float[4, 1, 1] c = {1, 0, 3, 4}"), "zero"),
+    (_model("y = Conv(x, w) z = Mul(y, c)", "float c = {1e38}"), "not finite"),
+    (_model("y = Conv(x, w) z = Add(y, y)", "float c = {1}"), ""),
+    (
+        _model("y = Conv(x, w) z = Add(y, c) v = Relu(y)", "float c = {1}", out="float[] z, float[] v"),
+        "also read by",
+    ),
+)

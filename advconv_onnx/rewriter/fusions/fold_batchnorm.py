@@ -1,0 +1,107 @@
+"""Fold an inference BatchNormalization into the convolution before it.
+
+    s * (conv(x, w) + b - mean) + beta  =  conv(x, s * w) + s * (b - mean) + beta,
+    s = scale / sqrt(variance + epsilon), one value per output channel
+
+for Conv and ConvTranspose, any group. Refused in training mode, when statistics or weights are not
+constant, when something else reads the convolution's output, and when a weight would overflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import onnx_ir as ir
+
+from advconv_onnx.rewriter.affine import Affine, batchnorm
+from advconv_onnx.rewriter.convolution import Convolution
+from advconv_onnx.rewriter.rule import Rule, Site
+
+
+class FoldBatchnorm(Rule):
+    """BatchNormalization(Conv(x)) -> Conv(x)."""
+
+    name = "fold_batchnorm"
+    needs_any_of = frozenset(("BatchNormalization",))
+
+    def patterns(self) -> Iterable[Callable[..., Any]]:
+        def after(convolution: str) -> Callable[..., Any]:
+            def pattern(op: Any, x: Any, w: Any) -> Any:
+                y = getattr(op, convolution)(
+                    x, w, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["y"]
+                )
+                return op.BatchNormalization(
+                    y, _allow_other_inputs=True, _allow_other_attributes=True
+                )
+
+            return pattern
+
+        return [after("Conv"), after("ConvTranspose")]
+
+    def check(self, site: Site) -> tuple[Convolution, Affine]:
+        return Convolution.of(site["y"].producer()), batchnorm(site.root)
+
+    def rewrite(self, op: Any, site: Site, plan: tuple[Convolution, Affine]) -> ir.Value:
+        convolution, affine = plan
+        weight = convolution.scale_output(affine.scale)
+        bias = convolution.bias * affine.scale + affine.shift
+        return convolution.rebuild(op, site["x"], weight, bias)
+
+
+RULE = FoldBatchnorm()
+
+_STATISTICS = """
+    float[4] scale = {1.5, -2.0, 0.5, 3.0}, float[4] beta = {1.0, 0.0, -1.0, 2.0},
+    float[4] mean = {0.5, -0.5, 2.0, 0.0}, float[4] variance = {1.0, 2.0, 0.25, 1e-8}
+"""
+_WEIGHT = "float[4, 2, 1, 2] w = {1, -2, 3, 4, 5, -6, 7, 8, 1, 2, -3, 4, 5, 6, 7, -8}"
+
+EXAMPLES = (
+    f"""<ir_version: 8, opset_import: ["" : 15]>
+    g (float[N, 2, H, W] x) => (float[N, 4, P, Q] z) <{_WEIGHT}, {_STATISTICS}> {{
+        y = Conv <strides = [2, 1], pads = [0, 1, 1, 0]> (x, w)
+        z = BatchNormalization <epsilon = 0.001> (y, scale, beta, mean, variance)
+    }}""",
+    f"""<ir_version: 8, opset_import: ["" : 15]>
+    g (float[N, 4, H, W] x) => (float[N, 4, P, Q] z)
+    <float[4] b = {{1, 2, 3, 4}}, {_WEIGHT}, {_STATISTICS}> {{
+        y = Conv <group = 2, dilations = [1, 2]> (x, w, b)
+        z = BatchNormalization (y, scale, beta, mean, variance)
+    }}""",
+    f"""<ir_version: 8, opset_import: ["" : 15]>
+    g (float[N, 4, H, W] x) => (float[N, 4, P, Q] z)
+    <float[4] b = {{1, 2, 3, 4}}, {_WEIGHT}, {_STATISTICS}> {{
+        y = ConvTranspose <group = 2, strides = [2, 2]> (x, w, b)
+        z = BatchNormalization (y, scale, beta, mean, variance)
+    }}""",
+)
+
+NEAR_MISSES = (
+    (
+        f"""<ir_version: 8, opset_import: ["" : 15]>
+        g (float[N, 2, H, W] x) => (float[N, 4, P, Q] z) <{_WEIGHT}, {_STATISTICS}> {{
+            y = Conv (x, w)
+            z = BatchNormalization <training_mode = 1> (y, scale, beta, mean, variance)
+        }}""",
+        "training mode",
+    ),
+    (
+        f"""<ir_version: 8, opset_import: ["" : 15]>
+        g (float[N, 2, H, W] x) => (float[N, 4, P, Q] z, float[N, 4, P, Q] v)
+        <{_WEIGHT}, {_STATISTICS}> {{
+            y = Conv (x, w)
+            z = BatchNormalization (y, scale, beta, mean, variance)
+            v = Relu(y)
+        }}""",
+        "also read by",
+    ),
+    (
+        f"""<ir_version: 8, opset_import: ["" : 15]>
+        g (float[N, 2, H, W] x, float[4, 2, 1, 2] w) => (float[N, 4, P, Q] z) <{_STATISTICS}> {{
+            y = Conv (x, w)
+            z = BatchNormalization (y, scale, beta, mean, variance)
+        }}""",
+        "weight is not constant",
+    ),
+)

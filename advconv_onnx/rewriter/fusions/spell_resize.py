@@ -1,0 +1,149 @@
+"""Spell an integer-scale Resize so that ONNX Runtime keeps its blocked layout.
+
+    nearest, half_pixel, round_prefer_floor   =  nearest, asymmetric, floor        (integer scale)
+    linear, pytorch_half_pixel                =  linear, half_pixel                (output size > 1)
+
+For an integer scale s, half_pixel maps output o to (o + 1/2) / s - 1/2, whose rounding is
+floor(o / s): for o = q s + r it is q + (2 r + 1 - s) / (2 s), and the fraction lies within
+(-1/2, 1/2), or is -1/2 never, since 2 r + 1 > 0. pytorch_half_pixel differs from half_pixel only
+for an output of one pixel; with a scale of at least 2 there is none. ``sizes`` that are an integer
+multiple of a known input size become ``scales``. Refused otherwise: fractional scales, shrinking,
+scaled batch or channels, a region of interest, antialiasing, and cubic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from advconv_onnx.rewriter.constants import constant
+from advconv_onnx.rewriter.rule import Refused, Rule, Site
+
+_CANONICAL = {
+    "nearest": {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+    "linear": {"coordinate_transformation_mode": "half_pixel"},
+}
+_EQUAL = {
+    "nearest": {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor")},
+    "linear": {("pytorch_half_pixel", ""), ("half_pixel", "")},
+}
+
+
+class SpellResize(Rule):
+    """Resize at integer scale -> the spelling that stays in the blocked layout."""
+
+    name = "spell_resize"
+    affine_in_weights = False
+    needs_shapes = True
+    minimum_opset = 11
+
+    def patterns(self) -> Iterable[Callable[..., Any]]:
+        def pattern(op: Any, x: Any) -> Any:
+            return op.Resize(x, _allow_other_inputs=True, _allow_other_attributes=True)
+
+        return [pattern]
+
+    def check(self, site: Site) -> tuple[str, list[int]]:
+        attributes = site.root.attributes
+        mode = attributes.get_string("mode", "nearest")
+        if mode not in _EQUAL:
+            raise Refused(f"the mode is {mode}")
+        if attributes.get_int("antialias", 0) or attributes.get_ints("axes", None):
+            raise Refused("the Resize has antialias or axes")
+        transformation = attributes.get_string("coordinate_transformation_mode", "half_pixel")
+        rounding = attributes.get_string("nearest_mode", "round_prefer_floor")
+        spelling = (transformation, rounding if mode == "nearest" else "")
+        if spelling not in _EQUAL[mode]:
+            raise Refused(f"{' '.join(filter(None, (mode, *spelling)))} is no equal of a fast one")
+        scales = _scales(site.root)
+        if any(scale != 1 for scale in scales[:2]) or len(scales) < 3:
+            raise Refused("it scales batch or channels")
+        if transformation == _CANONICAL[mode]["coordinate_transformation_mode"] and (
+            _input(site.root, 2) is not None
+        ):
+            raise Refused("it already has the fast spelling")
+        if mode == "linear" and any(scale < 2 for scale in scales[2:]):
+            raise Refused("an output might have one pixel, where pytorch_half_pixel differs")
+        return mode, scales
+
+    def rewrite(self, op: Any, site: Site, plan: tuple[str, list[int]]) -> ir.Value:
+        mode, scales = plan
+        given = op.initializer(np.array(scales, np.float32), "scales")
+        result: ir.Value = op.Resize(site["x"], None, given, mode=mode, **_CANONICAL[mode])
+        return result
+
+
+def _scales(resize: ir.Node) -> list[int]:
+    """Integer scales per axis, from ``scales`` or from ``sizes`` and a known input shape."""
+    given, sizes = _input(resize, 2), _input(resize, 3)
+    if given is not None:
+        scales = constant(given)
+    elif sizes is not None:
+        scales = _from_sizes(constant(sizes), resize.inputs[0])
+    else:
+        scales = None
+    if scales is None:
+        raise Refused("the scales are not constant, nor known from constant sizes and input shape")
+    if (scales < 1).any() or (scales != np.round(scales)).any():
+        raise Refused(f"the scales {scales.tolist()} are not all integer and at least 1")
+    return [int(scale) for scale in scales]
+
+
+def _from_sizes(sizes: np.ndarray | None, x: ir.Value | None) -> np.ndarray | None:
+    if sizes is None or x is None or x.shape is None or len(x.shape) != len(sizes):
+        return None
+    known = [dim if isinstance(dim, int) else 0 for dim in x.shape]
+    # A dynamic dimension keeps its size in the usual exports, but that is not known to hold.
+    if 0 in known:
+        return None
+    return np.asarray(sizes / np.array(known))
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    """An optional input; exporters also spell "absent" as an empty constant."""
+    value = node.inputs[index] if len(node.inputs) > index else None
+    array = constant(value)
+    return None if array is not None and array.size == 0 else value
+
+
+RULE = SpellResize()
+
+
+def _model(attributes: str, inputs: str = "x, , s", x: str = "float[N, 2, H, W] x") -> str:
+    return f"""<ir_version: 8, opset_import: ["" : 18]>
+    g ({x}) => (float[N, 2, P, Q] z)
+    <float[4] s = {{1, 1, 2, 3}}, float[4] t = {{1, 1, 1.5, 2}}, int64[4] n = {{1, 2, 10, 21}},
+     float[0] e = {{}}>
+    {{ z = Resize <{attributes}> ({inputs}) }}"""
+
+
+EXAMPLES = (
+    _model('mode = "nearest"'),
+    _model('mode = "nearest", nearest_mode = "round_prefer_floor"', "x, e, s"),
+    _model('mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel"'),
+    _model('mode = "linear"', "x, , , n", "float[1, 2, 5, 7] x"),
+    _model(
+        'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"',
+        "x, , , n",
+        "float[1, 2, 5, 7] x",
+    ),
+)
+
+NEAR_MISSES = (
+    (_model('mode = "nearest"', "x, , t"), "not all integer"),
+    (_model('mode = "nearest"', "x, , , n"), "not constant"),
+    (_model('mode = "nearest"', "x, , , n", "float[1, 2, 4, 7] x"), "not all integer"),
+    (_model('mode = "nearest", nearest_mode = "ceil"'), "no equal"),
+    (_model('mode = "nearest", coordinate_transformation_mode = "align_corners"'), "no equal"),
+    (_model('mode = "cubic"'), "mode is cubic"),
+    (
+        _model(
+            'mode = "nearest", coordinate_transformation_mode = "asymmetric", '
+            'nearest_mode = "floor"'
+        ),
+        "already",
+    ),
+)

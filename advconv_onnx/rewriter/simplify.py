@@ -1,0 +1,148 @@
+"""General clean-up with other people's passes: onnx-ir, onnxscript and onnxsim.
+
+onnxsim runs C++ on whatever the file holds, so it gets a process of its own (this module run as a
+script) that can be killed and whose memory is bounded. Nothing here is trusted: the optimizer
+verifies the result of each step.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as ir_passes
+from onnxscript import optimizer as onnxscript_optimizer
+from onnxscript.version_converter import ConvertVersionPass
+
+from advconv_onnx import model as files
+from advconv_onnx.errors import CheckError, MissingDependencyError
+
+_OURS = (
+    "fuse_add_bias_into_conv",
+    "fuse_bn_into_conv",
+    "fuse_gelu",
+    "fuse_matmul_into_conv",
+    "fuse_mul_into_conv",
+    "fuse_pad_into_conv",
+    "fuse_preceding_mul_into_conv",
+    "fuse_reduce_sum_into_conv",
+)
+"""Fusions of onnxsim that are left to our rules, which prove what they do: it takes a constant of
+shape (W,) for one per channel where W equals the channels, and trains BatchNormalization away."""
+
+_LARGEST_FOLDED = 1 << 20
+"""Elements up to which a constant expression is computed: more would bloat the file."""
+
+
+def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
+    """Bring a graph into the form all rules expect; computes nothing.
+
+    Constants become initializers; identities, unused nodes, repeated expressions and repeated
+    initializers go; nodes are sorted and named.
+
+    Returns:
+        The new model, and a line for each pass that failed on it and was left out.
+    """
+    failures = []
+    for step in _TIDYING:
+        attempt = model.clone()
+        try:
+            model = step(attempt).model
+        except (ir.passes.PassError, ValueError) as error:
+            failures.append(f"{type(step).__name__}: {error}")
+    return model, tuple(failures)
+
+
+_TIDYING = (
+    ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    ir_passes.IdentityEliminationPass(),
+    ir_passes.CommonSubexpressionEliminationPass(),
+    ir_passes.DeduplicateInitializersPass(),
+    ir_passes.RemoveUnusedNodesPass(),
+    ir_passes.RemoveUnusedFunctionsPass(),
+    ir_passes.RemoveUnusedOpsetsPass(),
+    ir_passes.TopologicalSortPass(),
+    ir_passes.NameFixPass(),
+)
+
+
+def fold_constants(model: ir.Model) -> None:
+    """Compute every expression of constants, in place."""
+    onnxscript_optimizer.fold_constants(
+        model, onnx_shape_inference=False, output_size_limit=_LARGEST_FOLDED
+    )
+
+
+def raise_opset(model: ir.Model, target: int) -> ir.Model:
+    """A copy of the model in a newer opset, with the IR version that goes with it.
+
+    Raises:
+        CheckError: an operator cannot be converted.
+    """
+    copy = model.clone()
+    result = ConvertVersionPass(target, fallback=True)(copy).model
+    if files.opset(result) != target:
+        raise CheckError(f"opset {files.opset(model)} cannot be converted to {target}")
+    imports = [onnx.helper.make_opsetid(*entry) for entry in result.opset_imports.items()]
+    newest = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
+    result.ir_version = max(result.ir_version, newest)
+    return result
+
+
+def simplify_apart(model: ir.Model, timeout: float, memory_limit: float | None) -> ir.Model:
+    """Run onnxsim in a process of its own, without the fusions that are ours.
+
+    Args:
+        model: stays as it is.
+        timeout: seconds after which the process is killed.
+        memory_limit: GiB of address space it may use, None for no limit.
+
+    Raises:
+        CheckError: it failed, was killed, or wrote something that does not load.
+        MissingDependencyError: onnxsim is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
+        source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
+        files.save(model, source)
+        limit = str(int((memory_limit or 0) * 2**30))
+        command = [sys.executable, "-m", __name__, str(source), str(target), limit]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CheckError(f"onnxsim took longer than {timeout:.0f} s and was stopped") from error
+        if done.returncode == MissingDependencyError.exit_status:
+            raise MissingDependencyError("onnxsim is not installed; pip install onnxsim")
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise CheckError(f"onnxsim ended with status {done.returncode}: {last[:200]}")
+        result = files.load(target)
+        # The folder goes away, and with it the external data that a lazy tensor would read.
+        ir.external_data.load_to_model(result)
+        return result
+
+
+def _run_onnxsim(source: str, target: str, memory_limit: int) -> int:
+    if memory_limit:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
+    # It imports torch where it finds it, for functions not used here: three more seconds.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import onnxsim  # noqa: PLC0415 - only this process needs it, and it takes a second
+    except ImportError:
+        return MissingDependencyError.exit_status
+    simplified, _ = onnxsim.simplify(
+        source, check_n=0, skipped_optimizers=list(_OURS), include_subgraph=True
+    )
+    ir.save(ir.from_proto(simplified), target, format="protobuf")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_run_onnxsim(sys.argv[1], sys.argv[2], int(sys.argv[3])))

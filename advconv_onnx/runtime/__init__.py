@@ -1,0 +1,1 @@
+"""Everything that touches an ONNX Runtime session or a clock."""

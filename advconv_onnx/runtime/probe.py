@@ -1,0 +1,199 @@
+"""Integer probes: proof that two small models are equal for all weights, by exact arithmetic.
+
+Both sides of a rewrite that is affine in its weights are polynomials of low degree in weights and
+inputs. With integers for all of them every product and sum is exact in float64, so the two sides
+must agree to the bit. If they differ as polynomials of degree d, an output entry agrees by accident
+with a probability of at most d / 254 (Schwartz-Zippel, values drawn from 254 integers); d is at most
+4 for the folds of this package, and every probe compares at least ``SHAPES`` independent draws, so
+that a difference escapes with less than (4 / 254) ** 3, or one in 250,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from advconv_onnx.errors import CheckError
+from advconv_onnx.runtime.reference import Reference
+
+SHAPES = 3
+"""How many shapes a probe tries: batch 1 to 3, odd sizes, sizes equal to the channels."""
+
+_EPSILON = 2.0**-10
+"""A BatchNormalization's epsilon in a probe: exact, and so is a power of four minus it."""
+
+_LARGEST = 127
+_SMALL_CHANNELS = 32
+"""Up to this many channels a probe also tries images whose sides equal the channels."""
+
+_WEIGHTS = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "BatchNormalization": (1, 2, 3),
+    "Add": (0, 1),
+    "Sub": (0, 1),
+    "Mul": (0, 1),
+}
+"""Inputs that are weights. Other constants, such as pads and scales, keep their values."""
+
+
+def integer_twin(model: ir.Model, rng: np.random.Generator) -> ir.Model:
+    """A copy of a small model in float64 whose weights are random integers.
+
+    Divisors become signed powers of two, and variances powers of four less epsilon, so that
+    everything computed from them stays exact.
+    """
+    twin = model.clone(deep_copy=True)
+    for node in twin.graph:
+        if node.op_type == "BatchNormalization":
+            node.attributes.add(ir.AttrFloat32("epsilon", _EPSILON))
+            _replace(node.inputs[4], 4.0 ** rng.integers(-1, 2, _size(node.inputs[4])) - _EPSILON)
+        if node.op_type == "Div":
+            size = _size(node.inputs[1])
+            _replace(node.inputs[1], rng.choice((-1, 1), size) * 2.0 ** rng.integers(-4, 5, size))
+    for node in twin.graph:
+        for index in _WEIGHTS.get(node.op_type, ()):
+            if index < len(node.inputs):
+                _replace(node.inputs[index], _integers(rng, _size(node.inputs[index])))
+    for value in [*twin.graph.inputs, *twin.graph.initializers.values()]:
+        if value.dtype == ir.DataType.FLOAT:
+            value.type = ir.TensorType(ir.DataType.DOUBLE)
+            if value.const_value is not None:
+                _replace(value, value.const_value.numpy())
+    for node in twin.graph:
+        for value in node.outputs:
+            if value.dtype == ir.DataType.FLOAT:
+                value.type = ir.TensorType(ir.DataType.DOUBLE)
+    return twin
+
+
+def _size(value: ir.Value | None) -> int:
+    return 0 if value is None or value.const_value is None else int(value.const_value.size)
+
+
+def _replace(value: ir.Value | None, numbers: NDArray[np.generic]) -> None:
+    """Set a float32 constant, once: a weight shared by two operators keeps its first numbers."""
+    if value is None or value.const_value is None or value.dtype != ir.DataType.FLOAT:
+        return
+    shape = tuple(value.const_value.shape.numpy())
+    value.const_value = ir.tensor(numbers.astype(np.float64).reshape(shape), name=value.name)
+    value.type = ir.TensorType(ir.DataType.DOUBLE)
+
+
+def _integers(rng: np.random.Generator, size: int | tuple[int, ...]) -> NDArray[np.float64]:
+    """Non-zero integers up to ``_LARGEST`` of both signs."""
+    signs = rng.choice((-1, 1), size)
+    return (signs * rng.integers(1, _LARGEST + 1, size)).astype(np.float64)
+
+
+def integer_inputs(
+    model: ir.Model, rng: np.random.Generator, keep_shapes: bool
+) -> Iterator[dict[str, NDArray[np.float64]]]:
+    """Inputs for a small model, of ``SHAPES`` different shapes.
+
+    Batches and sizes are small ones of our own choice, equal where the model's dimensions are known
+    to be equal; channels and sizes of 1 stay.
+
+    Args:
+        model: its graph's inputs may have unknown shapes.
+        rng: the source of randomness.
+        keep_shapes: sizes that the model fixes stay as they are.
+    """
+    extent = _kernel_extent(model)
+    for index in range(SHAPES):
+        chosen: dict[object, int] = {}
+        arrays = {}
+        for value in model.graph.inputs:
+            shape = []
+            for axis, dim in enumerate(_dims(value)):
+                fixed = isinstance(dim, int) and (axis == 1 or dim == 1 or keep_shapes)
+                if isinstance(dim, int) and fixed:
+                    shape.append(dim)
+                    continue
+                key = (axis == 0, dim) if dim is not None else (value, axis)
+                shape.append(
+                    chosen.setdefault(key, _choose(index, axis, len(chosen), extent, value))
+                )
+            arrays[value.name or ""] = _integers(rng, tuple(shape))
+        yield arrays
+
+
+def _choose(index: int, axis: int, count: int, extent: int, value: ir.Value) -> int:
+    if axis == 0:
+        return (2, 1, 3)[index]
+    channels = _dims(value)[1] if len(_dims(value)) > 1 else None
+    if index == 1 and isinstance(channels, int) and extent <= channels <= _SMALL_CHANNELS:
+        return channels
+    return extent + (1, 4, 2)[index] + count
+
+
+def _kernel_extent(model: ir.Model) -> int:
+    """The widest dilated kernel of a small model."""
+    extent = 1
+    for node in model.graph:
+        if node.op_type in ("Conv", "ConvTranspose"):
+            kernel = _weight_shape(node)[2:]
+            dilations = node.attributes.get_ints("dilations", [1] * len(kernel))
+            extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+            extent = max(extent, *extents)
+    return extent
+
+
+def _weight_shape(node: ir.Node) -> tuple[int, ...]:
+    weight = node.inputs[1]
+    assert weight is not None
+    assert weight.const_value is not None
+    return tuple(weight.const_value.shape.numpy())
+
+
+def _dims(value: ir.Value) -> tuple[int | str | None, ...]:
+    """Dimensions of an input: as declared, or what the convolution that reads it requires."""
+    if value.shape is not None:
+        return tuple(
+            dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape
+        )
+    for node, index in _convolutions_after(value):
+        weight = _weight_shape(node)
+        group = node.attributes.get_int("group", 1)
+        channels = weight[0] if node.op_type == "ConvTranspose" else weight[1] * group
+        if index == 0:
+            return (None, channels, *[None] * (len(weight) - 2))
+    return (None, 3, None, None)
+
+
+def _convolutions_after(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """Convolutions that read a value, also through element-wise operators."""
+    for node, index in value.uses():
+        if node.op_type in ("Conv", "ConvTranspose"):
+            yield node, index
+        else:
+            for output in node.outputs:
+                yield from _convolutions_after(output)
+
+
+def difference(
+    before: ir.Model, after: ir.Model, inputs: Mapping[str, NDArray[np.float64]]
+) -> float | None:
+    """Largest difference of the two outputs in float64, over the largest value of the first.
+
+    Returns:
+        Infinity where shapes or NaN and infinity positions differ; None when ``before`` itself does
+        not run on these inputs.
+
+    Raises:
+        CheckError: ``before`` runs and ``after`` does not.
+    """
+    try:
+        (wanted,) = Reference(before).run(inputs).values()
+    except CheckError:
+        return None
+    names = {value.name for value in after.graph.inputs}
+    (found,) = Reference(after).run({n: a for n, a in inputs.items() if n in names}).values()
+    if wanted.shape != found.shape or not np.array_equal(np.isfinite(wanted), np.isfinite(found)):
+        return float("inf")
+    finite = np.isfinite(wanted)
+    gap = np.abs(wanted - found)[finite].max(initial=0.0)
+    return float(gap / max(np.abs(wanted)[finite].max(initial=0.0), np.finfo(np.float64).tiny))

@@ -1,0 +1,407 @@
+"""Whether two models compute the same, and on what evidence.
+
+Both run in ONNX Runtime on seeded inputs of several shapes and distributions. The judge is the
+original in float64 where that is possible, else the original in ONNX Runtime. An output that is
+constant or saturated proves nothing; then a tensor inside both models is compared as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from advconv_onnx.errors import CheckError
+from advconv_onnx.records import TensorCheck, Validation
+from advconv_onnx.runtime.difference import Difference
+from advconv_onnx.runtime.engine import run_session
+from advconv_onnx.runtime.inputs import Sample, runnable_samples
+from advconv_onnx.runtime.reference import Reference
+from advconv_onnx.runtime.session import open_session
+
+Array = NDArray[Any]
+
+_REFERENCE_ELEMENTS = 1 << 18
+"""Samples with more input elements than this are not run in float64: numpy would take minutes."""
+
+_INNER_TENSORS = 32
+"""How many tensors at once are taken out of a model; bounds the memory they need."""
+
+_LAYER_SAMPLES = 3
+"""How many samples all layers are compared on: those of the first shape."""
+
+_BOUNDS = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1, 1)}
+"""Operators that saturate, and the values they saturate at."""
+
+_TRANSPARENT = frozenset(
+    ("Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+)
+"""Operators through which a saturated tensor stays one."""
+
+_MOST_TIES = 1e-3
+"""Largest part of an integer output that may differ as ties of what it was computed from."""
+
+
+def validate(
+    original: ir.Model,
+    candidate: ir.Model,
+    *,
+    max_error: float = 1e-4,
+    seed: int = 0,
+    provider: str = "cpu",
+    threads: int | None = None,
+    data: Mapping[str, Array] | None = None,
+    layers: bool = False,
+) -> Validation:
+    """Compare two models in value, shape and type of every output.
+
+    Args:
+        original: the model to trust, run on the CPU.
+        candidate: the model to judge, run on ``provider``. It keeps the names of inputs and
+            outputs; an inner value of the same name is taken to mean the same.
+        max_error: largest difference accepted, relative to the range of the tensor's values.
+        seed: same seed, same inputs.
+        provider: execution provider of the candidate.
+        threads: intra-op threads of both; None for one per physical core.
+        data: arrays for inputs, used as they are.
+        layers: also compare every tensor that both models name, and note the first that differs.
+
+    Returns:
+        A failed validation, with a note that says why, also when the candidate does not load or
+        run, and when nothing that could tell the models apart could be compared.
+
+    Raises:
+        CheckError: the original does not load, or fails on values of a shape it runs with.
+        InputError: no inputs could be found that the original runs with.
+    """
+    trusted = _Session(original, threads=threads)
+    samples = runnable_samples(original, seed=seed, threads=threads, data=data)
+    comparison = _Comparison(
+        trusted=trusted,
+        judged=_Session(candidate, provider=provider, threads=threads),
+        exact=None,
+        samples=samples,
+        max_error=max_error,
+    )
+    notes = list(_different_interface(original, candidate))
+    if notes:
+        return comparison.result((), notes, passed=False)
+    comparison.exact, comparison.exact_shapes = _reference(original, samples, notes)
+    return _validate(original, candidate, comparison, notes, layers=layers)
+
+
+def validate_runtime(
+    model: ir.Model,
+    *,
+    max_error: float = 1e-4,
+    seed: int = 0,
+    provider: str = "cpu",
+    threads: int | None = None,
+    data: Mapping[str, Array] | None = None,
+    layers: bool = False,
+) -> Validation:
+    """Compare a model in ONNX Runtime with the same model in float64.
+
+    Where float64 is impossible, the comparison is with ONNX Runtime without graph optimizations.
+    Arguments, result and errors are those of ``validate``.
+    """
+    plain = _Session(model, threads=threads, graph_optimizations=False)
+    samples = runnable_samples(model, seed=seed, threads=threads, data=data)
+    notes: list[str] = []
+    exact, exact_shapes = _reference(model, samples, notes)
+    if exact is None:
+        notes.append("compared with ONNX Runtime without graph optimizations instead")
+    else:
+        samples = tuple(sample for sample in samples if sample.shape in exact_shapes)
+    comparison = _Comparison(
+        trusted=exact or plain,
+        judged=_Session(model, provider=provider, threads=threads),
+        exact=None,
+        samples=samples,
+        max_error=max_error,
+    )
+    return _validate(model, model, comparison, notes, layers=layers)
+
+
+class _Runner(Protocol):
+    def run(
+        self, inputs: Mapping[str, Array], tensors: Sequence[str] | None = None
+    ) -> dict[str, Array]: ...
+
+
+class _Session:
+    """A model in ONNX Runtime that can also return values from inside its main graph."""
+
+    def __init__(self, model: ir.Model, **options: Any) -> None:
+        self._model = model
+        self._options = options
+        self._opened: tuple[tuple[str, ...], ort.InferenceSession] | None = None
+
+    def open(self, tensors: Sequence[str] | None = None) -> ort.InferenceSession:
+        wanted = tuple(tensors or _output_names(self._model))
+        if self._opened is None or self._opened[0] != wanted:
+            self._opened = wanted, open_session(_expose(self._model, wanted), **self._options)
+        return self._opened[1]
+
+    def run(
+        self, inputs: Mapping[str, Array], tensors: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        return run_session(self.open(tensors), inputs)
+
+
+def _expose(model: ir.Model, tensors: tuple[str, ...]) -> ir.Model:
+    """Make values of the main graph its outputs, on a copy unless they all are outputs."""
+    if set(tensors) <= set(_output_names(model)):
+        return model
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(values[name] for name in tensors)
+    return copy
+
+
+def _output_names(model: ir.Model) -> tuple[str, ...]:
+    return tuple(value.name or "" for value in model.graph.outputs)
+
+
+def _different_interface(original: ir.Model, candidate: ir.Model) -> Iterator[str]:
+    for what, ours, theirs in (
+        ("inputs", original.graph.inputs, candidate.graph.inputs),
+        ("outputs", original.graph.outputs, candidate.graph.outputs),
+    ):
+        wanted, found = ({value.name or "" for value in values} for values in (ours, theirs))
+        if wanted != found:
+            missing, extra = ", ".join(sorted(wanted - found)), ", ".join(sorted(found - wanted))
+            yield f"the {what} have other names: missing {missing or 'none'}, new {extra or 'none'}"
+
+
+def _reference(
+    model: ir.Model, samples: Sequence[Sample], notes: list[str]
+) -> tuple[Reference | None, frozenset[str]]:
+    """Prepare the float64 reference; return it with the shapes it runs with, and note the rest."""
+    shapes = {sample.shape: sample for sample in samples}
+    large = [shape for shape, sample in shapes.items() if _elements(sample) > _REFERENCE_ELEMENTS]
+    if large:
+        notes.append(f"too large for the float64 reference: {'; '.join(large)}")
+    if len(large) == len(shapes):
+        return None, frozenset()
+    running = set()
+    try:
+        reference = Reference(model)
+    except CheckError as error:
+        notes.append(str(error))
+        return None, frozenset()
+    for shape in (shape for shape in shapes if shape not in large):
+        try:
+            reference.run(shapes[shape].inputs)
+        except CheckError as error:
+            notes.append(f"{shape}: {error}")
+        else:
+            running.add(shape)
+    return (reference if running else None), frozenset(running)
+
+
+def _elements(sample: Sample) -> int:
+    return sum(array.size for array in sample.inputs.values())
+
+
+@dataclasses.dataclass(slots=True)
+class _Comparison:
+    """Two models and the inputs to compare them on.
+
+    Attributes:
+        exact: the trusted model in float64, if that is possible.
+        exact_shapes: the shapes of those samples it runs with.
+    """
+
+    trusted: _Runner
+    judged: _Session
+    exact: Reference | None
+    samples: tuple[Sample, ...]
+    max_error: float
+    exact_shapes: frozenset[str] = frozenset()
+
+    def measure(self, values: Sequence[ir.Value]) -> dict[str, Difference]:
+        """Compare tensors on all samples, holding the values of one sample at a time."""
+        found = {value.name or "": Difference(_bounds(value)) for value in values}
+        typed = isinstance(self.trusted, _Session)
+        for sample in self.samples if found else ():
+            want = self.trusted.run(sample.inputs, tuple(found))
+            exact: Mapping[str, Array] = {}
+            if self.exact is not None and sample.shape in self.exact_shapes:
+                exact = self.exact.run(sample.inputs, tuple(found))
+            try:
+                got = self.judged.run(sample.inputs, tuple(found))
+            except CheckError as error:
+                for difference in found.values():
+                    difference.problem = f"cannot be computed for {sample.shape}: {error}"
+                break
+            for name, difference in found.items():
+                difference.add(want[name], got[name], exact.get(name), typed=typed)
+        return found
+
+    def result(
+        self, checks: Sequence[TensorCheck], notes: Sequence[str], *, passed: bool
+    ) -> Validation:
+        shapes = tuple(dict.fromkeys(sample.shape for sample in self.samples))
+        return Validation(
+            passed, self.max_error, tuple(checks), len(self.samples), shapes, tuple(notes)
+        )
+
+
+def _bounds(value: ir.Value) -> tuple[float, float] | None:
+    node = value.producer()
+    while node is not None and node.op_type in _TRANSPARENT and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return _BOUNDS.get(node.op_type) if node is not None else None
+
+
+def _validate(
+    original: ir.Model,
+    candidate: ir.Model,
+    comparison: _Comparison,
+    notes: list[str],
+    *,
+    layers: bool,
+) -> Validation:
+    shared = _shared_tensors(original, candidate)
+    measured = comparison.measure(original.graph.outputs)
+    checks: list[TensorCheck] = []
+    passed = True
+    for output in original.graph.outputs:
+        name = output.name or ""
+        agrees = _check(name, measured[name], comparison.max_error, checks, notes)
+        reason = _weakness(measured[name], comparison.max_error)
+        if agrees and reason and _depends_on_input(output):
+            inner = _stand_in(output, shared, comparison)
+            notes.append(
+                f"output '{name}' {reason}; "
+                + (
+                    f"inner tensor '{inner[0]}' was compared as well"
+                    if inner
+                    else "both models name no inner tensor to compare instead: nothing is proved; "
+                    "give inputs that the output reacts to with --data FILE.npz"
+                )
+            )
+            agrees = inner is not None and _check(
+                *inner, comparison.max_error, checks, notes, stands_for=name
+            )
+        passed = passed and agrees
+    if layers:
+        notes.append(_first_difference(shared, comparison))
+    return comparison.result(checks, notes, passed=passed)
+
+
+def _check(
+    name: str,
+    difference: Difference,
+    max_error: float,
+    checks: list[TensorCheck],
+    notes: list[str],
+    stands_for: str = "",
+) -> bool:
+    """Record one compared tensor; return whether the models agree in it, ties left aside."""
+    what = f"inner tensor '{name}'" if stands_for else f"output '{name}'"
+    if difference.problem:
+        notes.append(f"{what} {difference.problem}")
+        return False
+    if not difference.is_judged_exactly(max_error):
+        notes.append(
+            f"{what}: the original itself is {difference.rounding / difference.scale:.1e} away "
+            "from float64, so the two models were compared with each other"
+        )
+    error = difference.error(max_error)
+    checks.append(TensorCheck(name, error, difference.range, stands_for))
+    return not difference.differs(max_error) or _may_be_ties(difference, max_error)
+
+
+def _may_be_ties(difference: Difference, max_error: float) -> bool:
+    return not difference.is_float and 0 < difference.error(max_error) <= _MOST_TIES
+
+
+def _weakness(difference: Difference, max_error: float) -> str:
+    """Say why agreement in an output is not evidence enough; "" if it is."""
+    if difference.is_degenerate:
+        return "is (nearly) constant or saturated, which proves nothing"
+    if _may_be_ties(difference, max_error):
+        return f"differs in {difference.changed} of {difference.elements} integers, maybe ties"
+    return ""
+
+
+def _depends_on_input(output: ir.Value) -> bool:
+    return any(value.is_graph_input() for value in _upstream(output))
+
+
+def _upstream(value: ir.Value) -> Iterator[ir.Value]:
+    """Yield a value and everything it is computed from, nearest first."""
+    seen = {value}
+    waiting = deque([value])
+    while waiting:
+        yield (value := waiting.popleft())
+        node = value.producer()
+        fresh = [v for v in _reads(node) if v not in seen] if node is not None else []
+        seen.update(fresh)
+        waiting.extend(dict.fromkeys(fresh))
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield what a node reads, its bodies included."""
+    yield from filter(None, node.inputs)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            body = attribute.as_graph()
+            yield from body.outputs
+            for inner in body.all_nodes():
+                yield from filter(None, inner.inputs)
+
+
+def _shared_tensors(original: ir.Model, candidate: ir.Model) -> list[ir.Value]:
+    """Values of the original, in order, that its inputs reach and the candidate has too."""
+    common = {value.name for node in candidate.graph for value in node.outputs}
+    common -= {"", None}
+    reached = set(original.graph.inputs)
+    shared = []
+    for node in original.graph:
+        if not reached.isdisjoint(_reads(node)):
+            reached.update(node.outputs)
+            shared += [value for value in node.outputs if value.name in common]
+    return shared
+
+
+def _stand_in(
+    output: ir.Value, shared: Sequence[ir.Value], comparison: _Comparison
+) -> tuple[str, Difference] | None:
+    """Find the inner tensor nearest to an output that can tell the two models apart."""
+    usable = {value for value in shared if not value.is_graph_output()}
+    nearest = itertools.islice((v for v in _upstream(output) if v in usable), _INNER_TENSORS)
+    for name, difference in comparison.measure(tuple(nearest)).items():
+        if difference.problem or (difference.is_float and not difference.is_degenerate):
+            return name, difference
+    return None
+
+
+def _batches(values: Sequence[ir.Value]) -> Iterator[Sequence[ir.Value]]:
+    for start in range(0, len(values), _INNER_TENSORS):
+        yield values[start : start + _INNER_TENSORS]
+
+
+def _first_difference(shared: Sequence[ir.Value], comparison: _Comparison) -> str:
+    """Name the first tensor, in the graph's order, in which the two models differ."""
+    limit = comparison.max_error
+    few = comparison.samples[:_LAYER_SAMPLES]
+    comparison = dataclasses.replace(comparison, samples=few)
+    for values in _batches(shared):
+        for value, difference in zip(values, comparison.measure(values).values(), strict=True):
+            if difference.differs(limit):
+                node = value.producer()
+                what = difference.problem or f"differs by {difference.error(limit):.1e}"
+                where = f" ({node.op_type} '{node.name}')" if node is not None else ""
+                return f"first tensor beyond max_error: '{value.name}'{where} {what}"
+    return f"all {len(shared)} tensors that both models name agree"

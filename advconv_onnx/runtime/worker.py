@@ -1,0 +1,198 @@
+"""A process of its own that holds one session: both ends of the pipe.
+
+The child (``python -m advconv_onnx.runtime.worker``) loads a model, answers, and then, for every
+line it reads, makes one unmeasured and one measured inference. Between lines it sleeps. It ends
+when its standard input does, even in the middle of an inference, so it never outlives its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advconv_onnx.errors import AdvconvError, CheckError
+from advconv_onnx.runtime.engine import create_session, run_session
+
+if sys.platform != "win32":
+    import resource
+
+_PACKAGE_ROOT = Path(__file__).parents[2]
+
+
+class Worker:
+    """The parent's end: a process that loads a model and times it on request.
+
+    Whoever makes one must ``close`` it, for example with ``contextlib.closing``.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        inputs: list[str],
+        arrays: str,
+        *,
+        provider: str,
+        threads: int,
+        timeout: float,
+        memory_limit: int | None,
+    ) -> None:
+        """Start the process, which begins to load the model.
+
+        Args:
+            model: path of the model file.
+            inputs: names of the model's inputs, in the order of the arrays in ``arrays``.
+            arrays: an .npz file with the input arrays ``arr_0``, ``arr_1`` ...
+            provider: a name of ``providers.PROVIDERS``.
+            threads: intra-op threads.
+            timeout: seconds that loading, or one turn, may take.
+            memory_limit: bytes the process may allocate; None for no limit. Not on Windows.
+        """
+        self._timeout = timeout
+        self._timed_out = False
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
+        self._process = subprocess.Popen(
+            # -P: a file in the current directory must not shadow a module.
+            [sys.executable, "-P", "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            env={**os.environ, "PYTHONPATH": _python_path()},
+        )
+        request = {
+            "model": model,
+            "inputs": inputs,
+            "arrays": arrays,
+            "provider": provider,
+            "threads": threads,
+            "memory_limit": memory_limit,
+        }
+        self._send(json.dumps(request))
+
+    def wait_until_loaded(self) -> None:
+        """Return when the model is loaded.
+
+        Raises:
+            CheckError: it does not load, or the process crashed or hung.
+        """
+        self._receive()
+
+    def time_inference(self) -> int:
+        """Make one unmeasured and one measured inference; return the latter's nanoseconds.
+
+        Raises:
+            CheckError: the model does not run, or the process crashed or hung.
+        """
+        self._send("run")
+        return int(self._receive()["ns"])
+
+    def close(self) -> None:
+        """End the process, whatever it is doing, and wait until it is gone."""
+        self._process.kill()
+        self._process.communicate()
+        self._stderr.close()
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone: the next _receive says why
+            print(line, file=self._process.stdin, flush=True)
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        alarm = threading.Timer(self._timeout, self._give_up)
+        alarm.daemon = True
+        try:
+            alarm.start()  # in here, because Ctrl-C may interrupt this line too
+            line = self._process.stdout.readline()
+        finally:
+            alarm.cancel()
+        if not line:
+            raise CheckError(self._obituary())
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise CheckError(answer["error"])
+        return answer
+
+    def _give_up(self) -> None:
+        self._timed_out = True
+        self._process.kill()
+
+    def _obituary(self) -> str:
+        status = self._process.wait()
+        if self._timed_out:
+            return f"no answer within {self._timeout:g} s; its process was ended"
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").split("\n")
+        last_words = next((line for line in reversed(lines) if line.strip()), "no message")
+        cause = signal.strsignal(-status) if status < 0 else f"exit status {status}"
+        return f"its process ended unexpectedly ({cause}): {last_words}"
+
+
+def _python_path() -> str:
+    """Let the child find this very package, however the parent found it."""
+    return os.pathsep.join(filter(None, [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+
+
+def main() -> None:
+    """Serve one model on standard input and output until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    reader = threading.Thread(target=_read_lines, args=[lines], daemon=True)
+    reader.start()
+
+    def answer(**content: object) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    try:
+        _serve(json.loads(lines.get()), lines, answer)
+    except AdvconvError as error:
+        answer(error=str(error))
+    except MemoryError:
+        answer(error="out of memory; raise the limit or use smaller inputs")
+    reader.join()  # Python cannot shut down while a thread reads standard input
+
+
+def _read_lines(lines: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)  # at once: the parent is gone, or done with us
+
+
+def _serve(request: Mapping[str, Any], lines: queue.SimpleQueue[str], answer: Any) -> None:
+    if request["memory_limit"] is not None and sys.platform != "win32":
+        resource.setrlimit(resource.RLIMIT_DATA, (request["memory_limit"],) * 2)
+    with np.load(request["arrays"]) as arrays:
+        values = [arrays[f"arr_{i}"] for i in range(len(request["inputs"]))]
+    inputs = dict(zip(request["inputs"], values, strict=True))
+    session = create_session(
+        request["model"],
+        request["model"],
+        provider=request["provider"],
+        threads=request["threads"],
+    )
+    answer(loaded=True)
+    while True:
+        lines.get()
+        run_session(session, inputs)
+        start = time.perf_counter_ns()
+        session.run(None, inputs)
+        answer(ns=time.perf_counter_ns() - start)
+
+
+if __name__ == "__main__":
+    main()

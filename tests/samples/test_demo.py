@@ -1,0 +1,16 @@
+"""The demo without a network, at the quick level."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+
+def test_without_a_registry_an_installed_model_is_optimized(
+    no_registry: object, run_sample: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    run = run_sample("demo.py", "--level", "fuse")
+    assert run.returncode == 0, run.stderr
+    assert "cannot fetch rapidocr-onnxruntime==1.4.4" in run.stdout
+    assert "$ advconv optimize" in run.stdout
+    assert "light_inception_v2.onnx" in run.stdout
