@@ -32,7 +32,7 @@ _HOMES = {
     "validate": "runtime.validate",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605 - names and homes are kept in one place
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,10 @@ class AdvconvError(Exception):
 
     exit_status = 2
 
+    def __init__(self, message: str) -> None:
+        # A damaged model's names hold anything, line breaks and terminal codes included.
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
+
 
 class InputError(AdvconvError):
     """The call or an input file is wrong: nothing was computed."""

@@ -1,7 +1,8 @@
 """Loading, checking and saving models: the only place that knows about files.
 
-Models are ``onnx_ir.Model`` objects. Weights kept in external files stay there, memory-mapped, until
-something reads them, so models over 2 GB load at once and are saved without ever being held whole.
+Models are ``onnx_ir.Model`` objects. Weights kept in external files stay there, memory-mapped,
+until something reads them, so models over 2 GB load at once and are saved without ever being held
+whole.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
 def read(path: str | os.PathLike[str]) -> ir.Model:
     """Read an ONNX file as it is, leaving external data where it is until something needs it.
 
-    Dimensions called "?" or below zero become unknown: two of them need not be equal.
+    Dimensions called "?" or below zero become unknown: two of them need not be equal. The default
+    domain is called "", never "ai.onnx".
 
     Raises:
         InputError: the file is missing, unreadable, empty, truncated or no ONNX model; its opset is
@@ -62,9 +64,10 @@ def read(path: str | os.PathLike[str]) -> ir.Model:
     """
     file = Path(path)
     model = _parse(file)
+    _shorten_default_domain(model)
     _check_opset(model, file)
     _check_graph(model, file)
-    _check_external_data(model, file)
+    _check_weight_data(model, file)
     for value in model.graph.inputs:
         _forget_placeholders(value)
     return model
@@ -78,15 +81,29 @@ def _parse(file: Path) -> ir.Model:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"cannot read '{file}': {reason}; check the path") from error
-    except (DecodeError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        DecodeError,
+        ir.serde.SerdeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ) as error:
         raise InputError(
             f"'{file}' is no ONNX model, or is truncated: it does not parse as protobuf; "
             "export or download it again"
         ) from error
 
 
+def _shorten_default_domain(model: ir.Model) -> None:
+    parts: list[ir.Model | ir.Function] = [model, *model.functions.values()]
+    for part in parts:
+        if "ai.onnx" in part.opset_imports:
+            part.opset_imports[""] = part.opset_imports.pop("ai.onnx")
+
+
 def _check_opset(model: ir.Model, file: Path) -> None:
-    if "" not in model.opset_imports and "ai.onnx" not in model.opset_imports:
+    if "" not in model.opset_imports:
         raise InputError(
             f"'{file}' is no ONNX model: it imports no operator set of the default domain"
         )
@@ -122,31 +139,44 @@ def _is_defined(value: ir.Value) -> bool:
     return value.producer() is not None or value.is_graph_input() or value.is_initializer()
 
 
-def _check_external_data(model: ir.Model, file: Path) -> None:
+def _check_weight_data(model: ir.Model, file: Path) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
-            tensor = value.const_value
-            if not isinstance(tensor, ir.ExternalTensor):
-                continue
-            inside = not os.path.isabs(tensor.location) and ".." not in Path(tensor.location).parts
-            if not inside:
-                raise InputError(
-                    f"'{file}': external data of '{value.name}' points outside the model's folder "
-                    f"('{tensor.location}'); move the data beside the model"
-                )
-            data = Path(tensor.path)
-            if not data.is_file():
-                raise InputError(
-                    f"'{file}': external data file '{tensor.location}' of initializer "
-                    f"'{value.name}' is missing; put it beside the model"
-                )
-            end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
-            if data.stat().st_size < end:
-                raise InputError(
-                    f"'{file}': external data file '{tensor.location}' has "
-                    f"{data.stat().st_size} bytes, initializer '{value.name}' needs {end}; "
-                    "it is truncated, copy it again"
-                )
+            if isinstance(value.const_value, ir.ExternalTensor):
+                _check_external_data(value.const_value, f"'{file}'", f"'{value.name}'")
+            elif value.const_value is not None:
+                try:
+                    value.const_value.numpy()
+                except (ValueError, TypeError, AssertionError) as error:
+                    raise InputError(
+                        f"'{file}': the data of initializer '{value.name}' does not fit its shape "
+                        f"({format_shape(tuple(value.const_value.shape.numpy()))}); export the model again"
+                    ) from error
+
+
+def _check_external_data(tensor: ir.ExternalTensor, file: str, name: str) -> None:
+    if os.path.isabs(tensor.location) or ".." in Path(tensor.location).parts:
+        raise InputError(
+            f"{file}: external data of {name} points outside the model's folder "
+            f"('{tensor.location}'); move the data beside the model"
+        )
+    data = Path(tensor.path)
+    if not data.is_file():
+        raise InputError(
+            f"{file}: external data file '{tensor.location}' of initializer {name} is missing; "
+            "put it beside the model"
+        )
+    if tensor.length not in (None, tensor.nbytes):
+        raise InputError(
+            f"{file}: initializer {name} takes {tensor.nbytes} bytes, the model says that external "
+            f"data holds {tensor.length}; export it again"
+        )
+    end = (tensor.offset or 0) + tensor.nbytes
+    if data.stat().st_size < end:
+        raise InputError(
+            f"{file}: external data file '{tensor.location}' has {data.stat().st_size} bytes, "
+            f"initializer {name} needs {end}; it is truncated, copy it again"
+        )
 
 
 def _forget_placeholders(value: ir.Value) -> None:
@@ -216,6 +246,22 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
             raise _unwritable(file, error) from error
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written; nothing is left behind.
+    """
+    file = Path(path)
+    with _staging_folder(file) as folder:
+        try:
+            (folder / file.name).write_text(text, encoding="utf-8")
+            _flush(folder / file.name)
+            os.replace(folder / file.name, file)
+        except OSError as error:
+            raise _unwritable(file, error) from error
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse an output path that cannot be written, before any work is done for it.
 
@@ -243,7 +289,7 @@ def _staging_folder(file: Path) -> Iterator[Path]:
 
 def _unwritable(file: Path, error: OSError) -> InputError:
     reason = error.strerror or error
-    return InputError(f"cannot write '{file}': {reason}; choose another place with -o")
+    return InputError(f"cannot write '{file}': {reason}; choose another place")
 
 
 def _flush(file: Path) -> None:
@@ -269,8 +315,7 @@ def weight_bytes(model: ir.Model) -> int:
 
 def opset(model: ir.Model) -> int:
     """Version of the default operator set."""
-    imports = model.opset_imports
-    return imports.get("", imports.get("ai.onnx", 0)) or 0
+    return model.opset_imports.get("", 0) or 0
 
 
 def graphs(model: ir.Model) -> Iterator[tuple[str, ir.Graph]]:
@@ -313,9 +358,9 @@ def override_inputs(model: ir.Model, shapes: Mapping[str, Shape]) -> None:
         InputError: no such input, another rank, or a size below 1.
     """
     inputs = {value.name or "": value for value in model.graph.inputs}
+    overridden = [(_overridable(inputs, name, shape), shape) for name, shape in shapes.items()]
     bound: dict[str, int] = {}
-    for name, shape in shapes.items():
-        value = _overridable(inputs, name, shape)
+    for value, shape in overridden:
         for old, new in zip(value.shape or (), shape, strict=False):
             if isinstance(old, ir.SymbolicDim) and old.value and isinstance(new, int):
                 bound[old.value] = new

@@ -91,7 +91,7 @@ class ModelSummary:
     path: str
     sha256: str
     nodes: int
-    parameters: int
+    parameters: int | None
     macs: int | None
     bytes: int
     opset: int
@@ -247,6 +247,41 @@ class Placement:
 
     counts: Mapping[str, int]
     elsewhere: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bench:
+    """Models timed against each other on one provider.
+
+    Attributes:
+        shape: the input shapes timed, as text such as "x=1x3x640x640".
+        measurement: its candidates are named by the models' paths.
+        placements: by path, where a provider other than the CPU was asked for.
+    """
+
+    device: Device
+    shape: str
+    measurement: Measurement
+    placements: Mapping[str, Placement]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PackageStatus:
+    """An installed Python package, or (``version`` None) a missing one and what to type then."""
+
+    name: str
+    version: str | None
+    purpose: str
+    install: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Doctor:
+    """What works on this machine. ``device`` has the CPU and its physical cores."""
+
+    device: Device
+    providers: tuple[ProviderStatus, ...]
+    packages: tuple[PackageStatus, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

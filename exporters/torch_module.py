@@ -29,7 +29,10 @@ import onnx_ir.passes.common as ir_passes
 
 from advconv_onnx import model as model_file
 from advconv_onnx.errors import CheckError, InputError, MissingDependencyError
+from advconv_onnx.optimizer.transaction import fuse
 from advconv_onnx.records import Shape, TensorCheck, Validation
+from advconv_onnx.rewriter.fusions import all_rules
+from advconv_onnx.rewriter.simplify import fold_constants, tidy
 from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.session import open_session
 
@@ -142,7 +145,7 @@ def export(
     named = {name: _name_dims(name, shape) for name, shape in inputs.items()}
     with _evaluating(module) as notes, torch.no_grad():
         cases, refused = _runnable_cases(module, named, seed)
-        model = _canonical(_trace(module, named, cases[0], opset))
+        model = _canonical(_trace(module, named, cases[0], opset), seed)
         if refused:
             notes.append(
                 f"not checked, as the module itself does not run at them: {'; '.join(refused[:3])}"
@@ -360,14 +363,18 @@ def _output_name(place: str, inputs: Mapping[str, Shape]) -> str:
     return place
 
 
-def _canonical(model: ir.Model) -> ir.Model:
-    """Drop what tells about the exporting machine; torch has folded and simplified already."""
+def _canonical(model: ir.Model, seed: int) -> ir.Model:
+    """Fold what is constant or affine, and drop what tells about the exporting machine."""
     # Inner values make way where an output was named like one of them.
     ir_passes.NameFixPass()(model)
     ir_passes.ClearMetadataAndDocStringPass()(model)
     for value in ir.convenience.create_value_mapping(model.graph).values():
         value.metadata_props.clear()
-    return model
+    model, _ = tidy(model)
+    fold_constants(model)
+    model, _ = tidy(model)
+    model_file.infer_shapes(model)
+    return fuse(model, all_rules(), seed=seed).model
 
 
 def _merged_dims(model: ir.Model, inputs: Mapping[str, Shape]) -> list[str]:

@@ -71,9 +71,7 @@ def _prove_with_integers(matcher: Matcher, before: ir.Model, rng: np.random.Gene
     return f"integer probe exact on {shapes} shapes"
 
 
-def _difference(
-    before: ir.Model, after: ir.Model, inputs: dict[str, np.ndarray]
-) -> float | None:
+def _difference(before: ir.Model, after: ir.Model, inputs: dict[str, np.ndarray]) -> float | None:
     try:
         return difference(before, after, inputs)
     except CheckError as error:

@@ -11,7 +11,7 @@ from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError
 from advconv_onnx.optimizer.options import Options
 from advconv_onnx.optimizer.transaction import Fusing, Site, Unequal, attempt, fuse
-from advconv_onnx.records import Rewrite, Validation
+from advconv_onnx.records import Rewrite, Status, Validation
 from advconv_onnx.rewriter import simplify
 from advconv_onnx.rewriter.fusions import all_rules
 from advconv_onnx.rewriter.rule import Rule
@@ -73,6 +73,8 @@ class Rewriting:
             self._announce("validating")
             validation = self._validate(fusing.model)
             records = (*self._records, *fusing.applied, *banned.values(), *fusing.refused)
+            if growth := self._growth(fusing.model):
+                return self.untouched(records, "refused", growth)
             if validation.passed:
                 return Candidate(fusing.model, records, validation)
             self._announce("finding the rewrite that breaks the model")
@@ -84,7 +86,7 @@ class Rewriting:
             banned[guilty.rule, guilty.nodes] = record
         return self.untouched(records, "inaccurate", _why(validation))
 
-    def untouched(self, records: Sequence[Rewrite], status: str, reason: str) -> Candidate:
+    def untouched(self, records: Sequence[Rewrite], status: Status, reason: str) -> Candidate:
         """The original itself, with the rewrites that were tried marked as given up.
 
         Raises:
@@ -134,9 +136,7 @@ class Rewriting:
     def _fuse(
         self, rules: Collection[Rule], banned: Collection[Site], limit: int | None = None
     ) -> Fusing:
-        return fuse(
-            self._prepared, rules, seed=self._options.seed, banned=banned, limit=limit
-        )
+        return fuse(self._prepared, rules, seed=self._options.seed, banned=banned, limit=limit)
 
     def _find_guilty(
         self, rules: Collection[Rule], banned: Collection[Site], applied: int
@@ -151,18 +151,22 @@ class Rewriting:
             good, bad = (middle, bad) if passed else (good, middle)
         return self._fuse(rules, banned, bad).applied[-1]
 
-    def _verify(self, model: ir.Model) -> str:
+    def _growth(self, model: ir.Model) -> str:
+        """Say by how much a model has grown if that is too much, else nothing."""
         before, after = files.weight_bytes(self._original), files.weight_bytes(model)
-        if after > max(before * self._options.max_growth, before + _SMALL_GROWTH):
-            raise Unequal(
-                f"the weights grow from {before} to {after} bytes, more than --max-growth allows"
-            )
-        validation = self._validate(model)
+        if after <= max(before * self._options.max_growth, before + _SMALL_GROWTH):
+            return ""
+        return f"the weights grow from {before} to {after} bytes, more than --max-growth allows"
+
+    def _verify(self, model: ir.Model) -> str:
+        if growth := self._growth(model):
+            raise CheckError(growth)
+        validation = self._validate(model, float64=False)
         if not validation.passed:
             raise Unequal(_why(validation))
         return f"within {validation.max_relative:.0e} of range on {validation.inputs} inputs"
 
-    def _validate(self, model: ir.Model) -> Validation:
+    def _validate(self, model: ir.Model, *, float64: bool = True) -> Validation:
         options = self._options
         return validate(
             self._original,
@@ -172,6 +176,7 @@ class Rewriting:
             provider=options.provider,
             threads=options.threads,
             data=options.data,
+            float64=float64,
         )
 
 

@@ -47,9 +47,7 @@ def batchnorm(node: ir.Node) -> Affine:
     return Affine(factor, bias - mean * factor)
 
 
-def elementwise(
-    node: ir.Node, tensor: ir.Value, rank: int, channels: int
-) -> Affine:
+def elementwise(node: ir.Node, tensor: ir.Value, rank: int, channels: int) -> Affine:
     """Read an Add, Sub, Mul or Div of ``tensor`` and a constant.
 
     Args:

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from advconv_onnx.rewriter.constants import required
 from advconv_onnx.rewriter.rule import Refused
+
+Array = NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Convolution:
     """
 
     node: ir.Node
-    weight: np.ndarray
-    bias: np.ndarray
+    weight: Array
+    bias: Array
     group: int
 
     @classmethod
@@ -57,7 +60,8 @@ class Convolution:
     @property
     def in_channels(self) -> int:
         """Channels of the input."""
-        return self.weight.shape[0] if self.transposed else self.weight.shape[1] * self.group
+        channels = self.weight.shape[0 if self.transposed else 1]
+        return int(channels if self.transposed else channels * self.group)
 
     @property
     def out_channels(self) -> int:
@@ -80,36 +84,37 @@ class Convolution:
         """Whether some output may read beyond the input."""
         return self.auto_pad.startswith("SAME") or any(self.pads)
 
-    def scale_output(self, scale: np.ndarray) -> np.ndarray:
+    def scale_output(self, scale: Array) -> Array:
         """The weight with each output channel multiplied by ``scale`` (C_out,), float64."""
-        if not self.transposed:
-            return self.weight * scale.reshape(-1, *[1] * (self.rank - 1))
-        return self._by_group() * scale.reshape(self.group, 1, -1, *[1] * (self.rank - 2))
+        return self._scale_second(scale) if self.transposed else self._scale_first(scale)
 
-    def scale_input(self, scale: np.ndarray) -> np.ndarray:
+    def scale_input(self, scale: Array) -> Array:
         """The weight with each input channel multiplied by ``scale`` (C_in,), float64."""
-        if self.transposed:
-            return self.weight * scale.reshape(-1, *[1] * (self.rank - 1))
-        return self._by_group() * scale.reshape(self.group, 1, -1, *[1] * (self.rank - 2))
+        return self._scale_first(scale) if self.transposed else self._scale_second(scale)
 
-    def response_to(self, shift: np.ndarray) -> np.ndarray:
+    def _scale_first(self, scale: Array) -> Array:
+        return np.multiply(self.weight, scale.reshape(-1, *[1] * (self.rank - 1)))
+
+    def _scale_second(self, scale: Array) -> Array:
+        """Scale the weight's second axis, which runs within a group."""
+        by_group = scale.reshape(self.group, 1, -1, *[1] * (self.rank - 2))
+        return np.multiply(self._by_group(), by_group)
+
+    def response_to(self, shift: Array) -> Array:
         """Output (C_out,) for an input that is ``shift`` (C_in,) in every pixel, bias left out.
 
         Holds for a Conv where every tap falls inside the input.
         """
-        taps = self._by_group().reshape(self.group, -1, self.weight.shape[1], self._taps)
-        sums = np.einsum("gock,gc->go", taps.astype(np.float64), shift.reshape(self.group, -1))
-        return sums.reshape(-1)
+        spatial = tuple(range(3, self.rank + 1))
+        sums = self._by_group().astype(np.float64).sum(axis=spatial)
+        response: Array = np.einsum("goc,gc->go", sums, shift.reshape(self.group, -1))
+        return response.reshape(-1)
 
-    @property
-    def _taps(self) -> int:
-        return int(np.prod(self.weight.shape[2:]))
-
-    def _by_group(self) -> np.ndarray:
+    def _by_group(self) -> Array:
         return self.weight.reshape(self.group, -1, *self.weight.shape[1:])
 
     def rebuild(
-        self, op: Any, x: ir.Value, weight: np.ndarray, bias: np.ndarray, **attributes: Any
+        self, op: Any, x: ir.Value, weight: Array, bias: Array, **attributes: Any
     ) -> ir.Value:
         """The same convolution of ``x`` with new weights, rounded to the old weights' type.
 
@@ -119,14 +124,18 @@ class Convolution:
             Refused: a weight that was finite overflows.
         """
         dtype = self.weight.dtype
+        # Scaling by groups leaves the group axis in front.
+        shape = (-1, *self.weight.shape[1:])
         with np.errstate(over="ignore"):
-            new_weight = weight.reshape(self.weight.shape).astype(dtype)
+            new_weight = weight.reshape(shape).astype(dtype)
             new_bias = bias.astype(dtype)
         if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
             raise Refused(f"a folded weight is not finite in {dtype}")
-        inputs = [x, op.initializer(new_weight, self.node.inputs[1].name)]
-        if new_bias.any() or (len(self.node.inputs) > 2 and self.node.inputs[2] is not None):
-            inputs.append(op.initializer(new_bias, f"{self.node.inputs[1].name}_bias"))
+        old_weight, old_bias = [*self.node.inputs, None][1:3]
+        name = old_weight.name if old_weight else None
+        inputs = [x, op.initializer(new_weight, name or "weight")]
+        if old_bias is not None or new_bias.any():
+            inputs.append(op.initializer(new_bias, f"{name or 'weight'}_bias"))
         kept = {name: a for name, a in self.node.attributes.items() if name not in attributes}
         new: ir.Value = getattr(op, self.node.op_type)(*inputs, **kept, **attributes)
         return new

@@ -129,9 +129,7 @@ class Matcher:
         self.rule = rule
         self._patterns = [Pattern(pattern) for pattern in rule.patterns()]
 
-    def propose(
-        self, model: ir.Model, graph: ir.Graph, node: ir.Node
-    ) -> Proposal | Refusal | None:
+    def propose(self, model: ir.Model, graph: ir.Graph, node: ir.Node) -> Proposal | Refusal | None:
         """Apply the rule at ``node`` as the root, changing nothing; None when nothing matches."""
         refusal = None
         for pattern in self._patterns:
@@ -148,21 +146,17 @@ class Matcher:
         site = Site(dict(match.bindings), nodes, model.opset_imports.get("", 0) or 0)
         builder = _Builder(node.name or node.op_type for node in nodes)
         try:
+            plan = self.rule.check(site)
             _check_readers(self.rule, site)
             if site.opset < self.rule.minimum_opset:
-                raise Refused(
-                    f"needs opset {self.rule.minimum_opset}, the model has {site.opset}"
-                )
-            plan = self.rule.check(site)
+                raise Refused(f"needs opset {self.rule.minimum_opset}, the model has {site.opset}")
             output = builder.own(self.rule.rewrite(builder, site, plan))
         except NoSite:
             return None
         except Refused as refusal:
             names = tuple(node.name or node.op_type for node in nodes)
             return Refusal(self.rule, names, str(refusal))
-        return Proposal(
-            self.rule, site, tuple(builder.nodes), tuple(builder.initializers), output
-        )
+        return Proposal(self.rule, site, tuple(builder.nodes), tuple(builder.initializers), output)
 
 
 def _check_readers(rule: Rule, site: Site) -> None:
@@ -203,7 +197,7 @@ class _Builder:
         tensor = ir.tensor(array, name=name)
         value = ir.Value(
             name=name,
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(tensor.shape.numpy()),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )
@@ -224,20 +218,23 @@ def cut(proposal: Proposal, opset_imports: dict[str, int]) -> tuple[ir.Model, ir
     Their inputs have the same names (the rewritten site may have fewer), and so has their only
     output. Values of unknown type are taken as float32.
     """
-    before = _small_model(proposal.site.nodes, proposal.site.root.outputs[0], opset_imports)
-    after = _small_model(proposal.new_nodes, proposal.new_output, opset_imports)
-    after.graph.outputs[0].name = before.graph.outputs[0].name
+    root = proposal.site.root.outputs[0]
+    name = root.name or "output"
+    before = _small_model(proposal.site.nodes, root, name, opset_imports)
+    after = _small_model(proposal.new_nodes, proposal.new_output, name, opset_imports)
     return before, after
 
 
 def _small_model(
     nodes: Sequence[ir.Node],
     output: ir.Value,
+    output_name: str,
     opset_imports: dict[str, int],
 ) -> ir.Model:
     copies: dict[ir.Value, ir.Value] = {}
     graph_inputs: list[ir.Value] = []
     initializers: list[ir.Value] = []
+    inner: list[ir.Value] = []
 
     def copy(value: ir.Value | None) -> ir.Value | None:
         if value is None or value in copies:
@@ -268,9 +265,16 @@ def _small_model(
             new_value.name = old_value.name or f"n{index}_{position}"
             new_value.type = old_value.type
             copies[old_value] = new_value
+            inner.append(new_value)
         new_nodes.append(new)
     result = copies[output]
+    result.name = output_name
     result.type = result.type or ir.TensorType(ir.DataType.FLOAT)
+    # New values have no unique names before they are committed.
+    taken = {value.name or "" for value in (*graph_inputs, result)}
+    for value in (*initializers, *inner):
+        if value is not result:
+            value.name = _unique(value.name or "", taken)
     graph = ir.Graph(
         graph_inputs,
         [result],

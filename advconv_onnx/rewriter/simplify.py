@@ -64,7 +64,7 @@ _TIDYING = (
     ir_passes.CommonSubexpressionEliminationPass(),
     ir_passes.DeduplicateInitializersPass(),
     ir_passes.RemoveUnusedNodesPass(),
-    ir_passes.RemoveUnusedFunctionsPass(),
+    ir_passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
     ir_passes.RemoveUnusedOpsetsPass(),
     ir_passes.TopologicalSortPass(),
     ir_passes.NameFixPass(),
@@ -103,7 +103,7 @@ def simplify_apart(model: ir.Model, timeout: float, memory_limit: float | None) 
         memory_limit: GiB of address space it may use, None for no limit.
 
     Raises:
-        CheckError: it failed, was killed, or wrote something that does not load.
+        CheckError: it failed, was killed, removed nothing, or wrote something that does not load.
         MissingDependencyError: onnxsim is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
@@ -125,7 +125,23 @@ def simplify_apart(model: ir.Model, timeout: float, memory_limit: float | None) 
         result = files.load(target)
         # The folder goes away, and with it the external data that a lazy tensor would read.
         ir.external_data.load_to_model(result)
-        return result
+    if files.count_nodes(result) >= files.count_nodes(model):
+        raise CheckError("onnxsim removes no node")
+    _restore_metadata(model, result)
+    return result
+
+
+def _restore_metadata(model: ir.Model, result: ir.Model) -> None:
+    """Give back what onnxsim loses: metadata and doc strings of the model and of named nodes."""
+    result.metadata_props.update(model.metadata_props)
+    result.doc_string = model.doc_string
+    named = {(node.name, node.op_type): node for graph in model.graphs() for node in graph}
+    for graph in result.graphs():
+        for node in graph:
+            old = named.get((node.name, node.op_type))
+            if old is not None:
+                node.metadata_props.update(old.metadata_props)
+                node.doc_string = old.doc_string
 
 
 def _run_onnxsim(source: str, target: str, memory_limit: int) -> int:

@@ -149,7 +149,7 @@ def convolve_transposed(
 
 
 def _add_bias(x: Array, bias: Array | None) -> Array:
-    return x if bias is None else x + bias.reshape(-1, *[1] * (x.ndim - 2))
+    return x if bias is None else x + bias.reshape(x.shape[1], *[1] * (x.ndim - 2))
 
 
 def pool_max(x: Array, window: Window, *, ceil_mode: bool) -> Array:

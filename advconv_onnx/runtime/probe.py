@@ -4,13 +4,14 @@ Both sides of a rewrite that is affine in its weights are polynomials of low deg
 inputs. With integers for all of them every product and sum is exact in float64, so the two sides
 must agree to the bit. If they differ as polynomials of degree d, an output entry agrees by accident
 with a probability of at most d / 254 (Schwartz-Zippel, values drawn from 254 integers); d is at most
-4 for the folds of this package, and every probe compares at least ``SHAPES`` independent draws, so
-that a difference escapes with less than (4 / 254) ** 3, or one in 250,000.
+4 for the folds of this package, so that a difference escapes n independent draws with less than
+(4 / 254) ** n, for three of them one in 250,000. A probe draws once for each of ``SHAPES`` shapes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,8 +20,14 @@ from numpy.typing import NDArray
 from advconv_onnx.errors import CheckError
 from advconv_onnx.runtime.reference import Reference
 
-SHAPES = 3
-"""How many shapes a probe tries: batch 1 to 3, odd sizes, sizes equal to the channels."""
+Numbers = NDArray[np.floating[Any]]
+
+_BATCHES = (2, 1, 3, 1)
+_MARGINS = (1, 4, 2, 0)
+
+SHAPES = len(_BATCHES)
+"""How many shapes a probe tries: batch 1 to 3, sizes equal to the channels, and sizes as small as
+the kernel or 1, where a constant widens what it is combined with."""
 
 _EPSILON = 2.0**-10
 """A BatchNormalization's epsilon in a probe: exact, and so is a power of four minus it."""
@@ -47,40 +54,36 @@ def integer_twin(model: ir.Model, rng: np.random.Generator) -> ir.Model:
     everything computed from them stays exact.
     """
     twin = model.clone(deep_copy=True)
+    numbers: dict[ir.Value, Numbers] = {}
+
+    def draw(value: ir.Value | None, generate: Callable[[int], Numbers]) -> None:
+        """Once: a weight shared by two operators keeps its first numbers."""
+        if value is not None and value.const_value is not None and value not in numbers:
+            numbers[value] = generate(value.const_value.size)
+
     for node in twin.graph:
         if node.op_type == "BatchNormalization":
             node.attributes.add(ir.AttrFloat32("epsilon", _EPSILON))
-            _replace(node.inputs[4], 4.0 ** rng.integers(-1, 2, _size(node.inputs[4])) - _EPSILON)
+            draw(node.inputs[4], lambda size: 4.0 ** rng.integers(-1, 2, size) - _EPSILON)
         if node.op_type == "Div":
-            size = _size(node.inputs[1])
-            _replace(node.inputs[1], rng.choice((-1, 1), size) * 2.0 ** rng.integers(-4, 5, size))
+            draw(
+                node.inputs[1],
+                lambda size: rng.choice((-1, 1), size) * 2.0 ** rng.integers(-4, 5, size),
+            )
     for node in twin.graph:
         for index in _WEIGHTS.get(node.op_type, ()):
             if index < len(node.inputs):
-                _replace(node.inputs[index], _integers(rng, _size(node.inputs[index])))
-    for value in [*twin.graph.inputs, *twin.graph.initializers.values()]:
-        if value.dtype == ir.DataType.FLOAT:
+                draw(node.inputs[index], lambda size: _integers(rng, size))
+    for value in twin.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype.is_floating_point():
+            array = numbers.get(value, tensor.numpy()).astype(np.float64)
+            value.const_value = ir.tensor(array.reshape(tensor.shape.numpy()), name=value.name)
+    outputs = (value for node in twin.graph for value in node.outputs)
+    for value in (*twin.graph.inputs, *twin.graph.initializers.values(), *outputs):
+        if value.dtype is not None and value.dtype.is_floating_point():
             value.type = ir.TensorType(ir.DataType.DOUBLE)
-            if value.const_value is not None:
-                _replace(value, value.const_value.numpy())
-    for node in twin.graph:
-        for value in node.outputs:
-            if value.dtype == ir.DataType.FLOAT:
-                value.type = ir.TensorType(ir.DataType.DOUBLE)
     return twin
-
-
-def _size(value: ir.Value | None) -> int:
-    return 0 if value is None or value.const_value is None else int(value.const_value.size)
-
-
-def _replace(value: ir.Value | None, numbers: NDArray[np.generic]) -> None:
-    """Set a float32 constant, once: a weight shared by two operators keeps its first numbers."""
-    if value is None or value.const_value is None or value.dtype != ir.DataType.FLOAT:
-        return
-    shape = tuple(value.const_value.shape.numpy())
-    value.const_value = ir.tensor(numbers.astype(np.float64).reshape(shape), name=value.name)
-    value.type = ir.TensorType(ir.DataType.DOUBLE)
 
 
 def _integers(rng: np.random.Generator, size: int | tuple[int, ...]) -> NDArray[np.float64]:
@@ -123,11 +126,12 @@ def integer_inputs(
 
 def _choose(index: int, axis: int, count: int, extent: int, value: ir.Value) -> int:
     if axis == 0:
-        return (2, 1, 3)[index]
+        return _BATCHES[index]
     channels = _dims(value)[1] if len(_dims(value)) > 1 else None
     if index == 1 and isinstance(channels, int) and extent <= channels <= _SMALL_CHANNELS:
         return channels
-    return extent + (1, 4, 2)[index] + count
+    # Different sizes for all axes, but for the smallest.
+    return extent + _MARGINS[index] + (count if _MARGINS[index] else 0)
 
 
 def _kernel_extent(model: ir.Model) -> int:
@@ -152,9 +156,7 @@ def _weight_shape(node: ir.Node) -> tuple[int, ...]:
 def _dims(value: ir.Value) -> tuple[int | str | None, ...]:
     """Dimensions of an input: as declared, or what the convolution that reads it requires."""
     if value.shape is not None:
-        return tuple(
-            dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape
-        )
+        return tuple(dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape)
     for node, index in _convolutions_after(value):
         weight = _weight_shape(node)
         group = node.attributes.get_int("group", 1)

@@ -233,7 +233,7 @@ class BatchNormalization(OpRun):
     def _run(
         self, x: Array, scale: Array, bias: Array, mean: Array, variance: Array, **a: Any
     ) -> tuple[Array, ...]:
-        channels = (1, -1, *[1] * (x.ndim - 2))
+        channels = (1, x.shape[1], *[1] * (x.ndim - 2))
         training = a["training_mode"] or sum(map(bool, self.output)) > 1
         if training:
             axes = (0, *range(2, x.ndim))

@@ -166,7 +166,7 @@ def test_the_first_differing_layer_is_named():
     result = validate(original, one_weight_changed(original, "w1", 1.5), layers=True)
     assert "first tensor beyond max_error: 'd' (Conv" in result.notes[-1]
     result = validate(original, original, layers=True)
-    assert result.notes[-1] == "all 6 tensors that both models name agree"
+    assert result.notes[-1] == "all 6 tensors that both models name agree for x=1x3x33x47"
 
 
 def test_other_names_fail_with_a_note():

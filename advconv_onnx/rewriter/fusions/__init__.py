@@ -1,4 +1,4 @@
-"""One rewrite a file, each exact up to rounding and never more work; adding a file adds the rewrite.
+"""One rewrite a file, exact up to rounding and never more work; adding a file adds the rewrite.
 
 A file declares ``RULE``, and models as ONNX text for the contract tests: ``EXAMPLES`` that it must
 rewrite, ``NEAR_MISSES`` that it must refuse (with a part of the reason, "" where nothing matches).

@@ -69,7 +69,7 @@ EXAMPLES = (
         channels=4,
     ),
     _model(
-        "y = Conv <group = 2, auto_pad = \"SAME_UPPER\"> (x, w) z = Sub(y, c)",
+        'y = Conv <group = 2, auto_pad = "SAME_UPPER"> (x, w) z = Sub(y, c)',
         "float[1, 4, 1, 1] c = {1, -2, 4, 0.5}",
         channels=4,
     ),
@@ -91,7 +91,9 @@ NEAR_MISSES = (
     (_model("y = Conv(x, w) z = Mul(y, c)", "float c = {1e38}"), "not finite"),
     (_model("y = Conv(x, w) z = Add(y, y)", "float c = {1}"), ""),
     (
-        _model("y = Conv(x, w) z = Add(y, c) v = Relu(y)", "float c = {1}", out="float[] z, float[] v"),
+        _model(
+            "y = Conv(x, w) z = Add(y, c) v = Relu(y)", "float c = {1}", out="float[] z, float[] v"
+        ),
         "also read by",
     ),
 )

@@ -76,9 +76,7 @@ class FoldAffineForward(Rule):
 
 
 def _convolve(op: Any, convolution: str, y: Any, w: Any) -> Any:
-    return getattr(op, convolution)(
-        y, w, _allow_other_inputs=True, _allow_other_attributes=True
-    )
+    return getattr(op, convolution)(y, w, _allow_other_inputs=True, _allow_other_attributes=True)
 
 
 def _read(x: ir.Value, y: ir.Value, reader: ir.Node) -> tuple[Convolution, Affine]:

@@ -55,7 +55,8 @@ class FoldPad(Rule):
         strides = np.array(attributes.get_ints("strides", [1] * (convolution.rank - 2)))
         pads = pads - padding * strides
         if (pads < 0).any():
-            raise Refused(f"the ConvTranspose's pads would become negative: {pads.ravel().tolist()}")
+            found = pads.ravel().tolist()
+            raise Refused(f"the ConvTranspose's pads would become negative: {found}")
         return convolution, pads.ravel().tolist()
 
     def rewrite(self, op: Any, site: Site, plan: tuple[Convolution, list[int]]) -> ir.Value:
@@ -72,13 +73,13 @@ def _spatial_padding(pad: ir.Node, rank: int) -> np.ndarray:
         raise Refused(f"the Pad's mode is {mode}")
     padding = np.zeros((2, rank), np.int64)
     if "pads" in pad.attributes:  # before opset 11
-        value = pad.attributes.get_float("value", 0.0)
+        value = np.array(pad.attributes.get_float("value", 0.0))
         padding[:] = np.reshape(pad.attributes.get_ints("pads"), (2, rank))
     else:
         value = _optional(pad, 2, "value", np.zeros(()))
         axes = _optional(pad, 3, "axes", np.arange(rank)) % rank
         padding[:, axes] = required(pad.inputs[1], "Pad's pads").reshape(2, -1)
-    if np.any(np.asarray(value) != 0):
+    if value.any():
         raise Refused("the Pad's value is not zero")
     if (padding < 0).any():
         raise Refused("the Pad crops")
@@ -103,7 +104,8 @@ RULE = FoldPad()
 def _model(nodes: str, constants: str, channels: int = 2, opset: int = 18) -> str:
     weight = "float[4, 2, 1, 2] w = {1, -2, 3, 4, 5, -6, 7, 8, 1, 2, -3, 4, 5, 6, 7, -8}"
     return f"""<ir_version: 8, opset_import: ["" : {opset}]>
-    g (float[N, {channels}, H, W] x) => (float[N, 4, P, Q] z) <{weight}, {constants}> {{ {nodes} }}"""
+    g (float[N, {channels}, H, W] x) => (float[N, 4, P, Q] z) <{weight}, {constants}>
+    {{ {nodes} }}"""
 
 
 _PADS = "int64[8] p = {0, 0, 1, 2, 0, 0, 3, 0}"

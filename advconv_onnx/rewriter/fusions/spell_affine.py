@@ -91,12 +91,15 @@ EXAMPLES = (
 NEAR_MISSES = (
     (_model("y = Mul(x, a) z = Add(y, c)", "float[3] a = {1, 2, 3}, float c = {1}"), "per channel"),
     (
-        _model("y = Mul(x, a) z = Add(y, c)", "float a = {2}, float c = {1}", "float[N, C, H, W] x"),
+        _model(
+            "y = Mul(x, a) z = Add(y, c)", "float a = {2}, float c = {1}", "float[N, C, H, W] x"
+        ),
         "fixed C",
     ),
     (
         _model(
-            "y = Mul(x, a) z = Add(y, c)", "float[1, 3, 1, 1] a = {2, 3, 4}, float c = {1}",
+            "y = Mul(x, a) z = Add(y, c)",
+            "float[1, 3, 1, 1] a = {2, 3, 4}, float c = {1}",
             "float[N, 1, H, W] x",
         ),
         "per channel",

@@ -78,7 +78,7 @@ def _tanh(op: Any, x: Any, v: dict[str, Any], swaps: tuple[bool, ...]) -> Any:
 
 
 def _grouped(core: Callable[..., Any], swaps: int) -> Iterator[Callable[..., Any]]:
-    """x * (1 + core) * 0.5 in all three groupings and all orders of operands."""
+    """Yield x * (1 + core) * 0.5 in all three groupings and all orders of operands."""
 
     def half_last(op: Any, x: Any, half: Any, factor: Any, a: bool, b: bool) -> Any:
         return op.Mul(*_pair(a, op.Mul(*_pair(b, x, factor)), half))
@@ -123,7 +123,8 @@ RULE = SpellGelu()
 def _model(nodes: str, half: str = "0.5", opset: int = 20) -> str:
     return f"""<ir_version: 10, opset_import: ["" : {opset}]>
     g (float[N, S] x) => (float[N, S] z)
-    <float h = {{{half}}}, float one = {{1}}, float root = {{1.41421354}}, float[1] inv = {{0.7071}},
+    <float h = {{{half}}}, float one = {{1}}, float root = {{1.41421354}},
+     float[1] inv = {{0.7071}},
      float three = {{3}}, float k = {{0.044715}}, float s = {{0.797884583}}> {{ {nodes} }}"""
 
 

@@ -83,9 +83,9 @@ class SpellHardswish(Rule):
     def check(self, site: Site) -> None:
         if "sigmoid" in site.values:
             attributes = site["sigmoid"].producer().attributes
-            found = attributes.get_float("alpha", 0.2), attributes.get_float("beta", 0.5)
-            if not _close(found[0], 1 / 6) or not _close(found[1], 0.5):
-                raise Refused(f"HardSigmoid has alpha={found[0]:g}, beta={found[1]:g}")
+            alpha, beta = attributes.get_float("alpha", 0.2), attributes.get_float("beta", 0.5)
+            if not _close(alpha, 1 / 6) or not _close(beta, 0.5):
+                raise Refused(f"HardSigmoid has alpha={alpha:g}, beta={beta:g}")
             return
         rank = rank_of(site["x"])
         low, high = _bounds(site["clip"].producer(), rank)

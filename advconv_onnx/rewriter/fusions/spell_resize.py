@@ -51,7 +51,7 @@ class SpellResize(Rule):
         mode = attributes.get_string("mode", "nearest")
         if mode not in _EQUAL:
             raise Refused(f"the mode is {mode}")
-        if attributes.get_int("antialias", 0) or attributes.get_ints("axes", None):
+        if attributes.get_int("antialias", 0) or "axes" in attributes:
             raise Refused("the Resize has antialias or axes")
         transformation = attributes.get_string("coordinate_transformation_mode", "half_pixel")
         rounding = attributes.get_string("nearest_mode", "round_prefer_floor")

@@ -1,0 +1,599 @@
+"""The command line: parses arguments, calls one function, prints one report.
+
+Exit status: 0 done, 1 a check failed, 2 the call or the input is wrong. Commands import what they
+need when they run, so that ``advconv --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from advconv_onnx.errors import AdvconvError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from rich.console import Console, RenderableType
+
+    from advconv_onnx.records import Bench, Inspection, PackageStatus, Shape
+
+_PACKAGES = (
+    ("onnx", "reading and checking models", "pip install advconv-onnx"),
+    ("onnx-ir", "graphs in memory", "pip install advconv-onnx"),
+    ("onnxscript", "rewriting graphs", "pip install advconv-onnx"),
+    ("onnxsim", "simplifying graphs", "pip install advconv-onnx"),
+    ("torch", "advconv export", "pip install 'advconv-onnx[torch]'"),
+)
+"""Distributions, what they are for, and how to get them."""
+
+
+class _Commands(TyperGroup):
+    """The commands; Ctrl-C and closed pipes leave with our statuses instead of typer's."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            status = super().invoke(ctx)
+            sys.stdout.flush()
+            return status
+        except KeyboardInterrupt as error:
+            raise InputError("interrupted; nothing was written") from error
+        except BrokenPipeError:
+            # Whoever reads our output has seen enough. Python must not flush into the pipe later.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    help="Optimize convolutional ONNX networks: proved equal, and measured faster here.",
+    epilog="Exit status: 0 done; 1 a check failed; 2 the call or the input is wrong.",
+)
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file; never modified.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Where the resulting ONNX file goes.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=SHAPE",
+        help="Shape of a graph input, x=1x3x224x224; letters stay dynamic, x=Nx3xHxW; ? is "
+        "unknown. Repeatable.",
+    ),
+]
+Provider = Annotated[
+    str, typer.Option(metavar="NAME", help="Where to run: cpu, cuda, tensorrt or openvino.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=1024, metavar="N", help="Default: one per physical core."),
+]
+Data = Annotated[
+    Path | None, typer.Option(metavar="FILE.npz", help="Arrays to run with, by input name.")
+]
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of all random inputs.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the report as JSON here.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+MaxError = Annotated[
+    float, typer.Option(metavar="E", help="Largest error allowed, relative to an output's range.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: those of the process when None.
+
+    Returns:
+        The exit status.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments  # wherever it stands
+    try:
+        with contextlib.nullcontext() if debug else _silence():
+            wanted = [argument for argument in arguments if argument != "--debug"]
+            return app(args=wanted, prog_name="advconv", standalone_mode=False) or 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        message, status = _explain(error)
+        if message:
+            print("advconv:", " ".join(message.split()), file=sys.stderr)
+        return status
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """Say in one line what went wrong; return it with the exit status."""
+    if isinstance(error, AdvconvError):
+        return str(error), error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing was written", 2
+    if isinstance(error, MemoryError):
+        return "out of memory; use smaller inputs or a machine with more", 2
+    if isinstance(error, ImportError):
+        return f"cannot import {error.name or 'a package'} ({error}); reinstall advconv-onnx", 2
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" while writing '{error.filename}'" if error.filename else ""
+        return f"the disk is full{where}; free some space, or set TMPDIR to another disk", 2
+    if isinstance(error, OSError):
+        return f"{error}; check the path and its permissions", 2
+    if hasattr(error, "format_message"):  # typer's own: the call is wrong
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "advconv"
+        message = error.format_message()
+        return f"{message.rstrip('.')}; see '{command} --help'" if message else "", 2
+    what = f"{type(error).__name__}: {error}"
+    return f"unexpected {what}; run again with --debug and report what it prints", 2
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep log lines and warnings of libraries, native ones included, off the terminal.
+
+    Their native parts write to file descriptor 2, whatever ``sys.stderr`` is.
+    """
+    disabled = logging.root.manager.disable
+    sys.stderr.flush()
+    descriptor, python_stderr = os.dup(2), sys.stderr
+    with (
+        warnings.catch_warnings(action="ignore"),
+        open(descriptor, "w", buffering=1, errors="backslashreplace") as kept,
+        open(os.devnull, "w") as nowhere,
+    ):
+        logging.disable(logging.CRITICAL)
+        os.dup2(nowhere.fileno(), 2)
+        if sys.stderr is sys.__stderr__:
+            sys.stderr = kept
+        try:
+            yield
+        finally:
+            sys.stderr = python_stderr
+            os.dup2(descriptor, 2)
+            logging.disable(disabled)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"advconv-onnx {version('advconv-onnx')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and log lines; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Optimize convolutional ONNX networks: proved equal, and measured faster here."""
+
+
+@app.command()
+def optimize(
+    model: Model,
+    out: Out,
+    inputs: Inputs = None,
+    provider: Provider = "cpu",
+    threads: Threads = None,
+    level: Annotated[
+        str,
+        typer.Option(
+            metavar="fuse|search", help="fuse times nothing; search never ships a slower model."
+        ),
+    ] = "search",
+    max_error: MaxError = 1e-4,
+    max_growth: Annotated[
+        float, typer.Option(metavar="R", help="Largest ratio of file sizes allowed.")
+    ] = 2.0,
+    time_limit: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds after which nothing more is tried.")
+    ] = None,
+    memory_limit: Annotated[
+        float | None, typer.Option(metavar="GIB", help="Of each process that runs a candidate.")
+    ] = None,
+    data: Data = None,
+    json: JsonFile = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Write an equal and, on this machine, faster version of a model."""
+    shapes = parse_inputs(inputs)
+    _check_json(json, model, out)
+    from advconv_onnx.optimizer.pipeline import optimize as run
+    from advconv_onnx.report import schema, terminal
+    from advconv_onnx.runtime.placement import placement
+
+    with _progress(quiet) as announce:
+        report = run(
+            model,
+            out,
+            progress=announce,
+            inputs=shapes,
+            provider=provider,
+            threads=threads,
+            level=level,
+            max_error=max_error,
+            max_growth=max_growth,
+            time_limit=time_limit,
+            memory_limit=memory_limit,
+            data=_read_arrays(data),
+            seed=seed,
+        )
+    screens = [terminal.optimization(report)]
+    if provider != "cpu":
+        screens.append(terminal.elsewhere(placement(out, provider), provider, str(out)))
+    _publish([] if quiet else screens, schema.optimization(report), json)
+
+
+@app.command()
+def inspect(model: Model, inputs: Inputs = None, json: JsonFlag = False) -> None:
+    """List the convolution-like layers of a model with their costs."""
+    shapes = parse_inputs(inputs)
+    from advconv_onnx import model as files
+    from advconv_onnx.inspection import inspect as run
+    from advconv_onnx.report import schema, terminal
+
+    with _progress() as announce:
+        announce("inspecting")
+        loaded = files.load(model)
+        files.override_inputs(loaded, shapes)
+        found: Inspection = run(loaded)
+    if json:
+        print(schema.dumps(schema.inspection(found)), end="")
+    else:
+        _print(terminal.inspection(found), fold=False)
+
+
+@app.command()
+def validate(
+    model: Model,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER",
+            help="The model to trust. Without it, MODEL is compared with itself in float64.",
+        ),
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also find the first inner tensor that differs.")
+    ] = False,
+    provider: Provider = "cpu",
+    inputs: Inputs = None,
+    data: Data = None,
+    threads: Threads = None,
+    max_error: MaxError = 1e-4,
+    seed: Seed = 0,
+    json: JsonFile = None,
+) -> int:
+    """Tell whether a model computes what it should; the exit status is 1 when not."""
+    shapes = parse_inputs(inputs)
+    _check_json(json, model, *filter(None, [against]))
+    from advconv_onnx.report import schema, terminal
+    from advconv_onnx.runtime.placement import placement
+    from advconv_onnx.runtime.validate import validate as compare
+    from advconv_onnx.runtime.validate import validate_runtime
+
+    options: dict[str, Any] = {
+        "max_error": max_error,
+        "seed": seed,
+        "provider": provider,
+        "threads": threads,
+        "data": _read_arrays(data),
+        "layers": layers,
+    }
+    with _progress() as announce:
+        announce("validating")
+        judged = _open(model, shapes)
+        if against is None:
+            found = validate_runtime(judged, **options)
+        else:
+            trusted = _open(against, shapes)
+            _adopt_sizes(trusted, judged)
+            found = compare(trusted, judged, **options)
+    screens = [terminal.validation(found)]
+    if provider != "cpu":
+        screens.append(terminal.elsewhere(placement(judged, provider), provider, str(model)))
+    _publish(screens, schema.validation(found), json)
+    return 0 if found.passed else 1
+
+
+def _adopt_sizes(trusted: ir.Model, judged: ir.Model) -> None:
+    """Fix those input sizes of ``trusted`` that only ``judged`` fixes, as ``optimize`` may do."""
+    import onnx_ir as ir
+
+    shapes = {value.name: value.shape for value in judged.graph.inputs}
+    for value in trusted.graph.inputs:
+        ours, theirs = value.shape, shapes.get(value.name)
+        if ours is not None and theirs is not None and len(ours) == len(theirs):
+            pairs = zip(ours, theirs, strict=True)
+            value.shape = ir.Shape(
+                their if isinstance(their, int) and not isinstance(our, int) else our
+                for our, their in pairs
+            )
+
+
+@app.command()
+def bench(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="The first one is the baseline.")
+    ],
+    provider: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]", help="One table for each: cpu, cuda, ...")
+    ] = "cpu",
+    inputs: Inputs = None,
+    data: Data = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    json: JsonFile = None,
+) -> int:
+    """Time models against each other in paired rounds; the exit status is 1 when one fails."""
+    shapes = parse_inputs(inputs)
+    _check_json(json, *models)
+    if len(set(models)) < len(models):
+        raise InputError(
+            f"'{models[-1]}': a model is given twice; the noise floor is measured anyway"
+        )
+    from advconv_onnx.report import schema, terminal
+    from advconv_onnx.runtime.providers import require
+
+    providers = list(dict.fromkeys(provider.split(",")))
+    for name in providers:
+        require(name)
+    with _progress() as announce, tempfile.TemporaryDirectory(prefix="advconv-") as folder:
+        announce("reading")
+        arrays = _read_arrays(data)
+        paths = {str(path): _with_shapes(path, shapes, Path(folder)) for path in models}
+        runs = [_bench_on(name, paths, arrays, threads, seed, announce) for name in providers]
+    _publish([terminal.bench(run) for run in runs], schema.bench(runs), json)
+    return 1 if any(run.measurement.failures for run in runs) else 0
+
+
+def _with_shapes(path: Path, shapes: Mapping[str, Shape], folder: Path) -> Path:
+    """The file itself, or a copy with nothing but the shapes of its inputs changed."""
+    from advconv_onnx import model as files
+
+    _open(path, shapes)
+    if not shapes:
+        return path
+    copy = files.read(path)
+    files.override_inputs(copy, shapes)
+    target = folder / f"{len(list(folder.iterdir()))}.onnx"
+    files.save(copy, target)
+    return target
+
+
+def _bench_on(
+    provider: str,
+    paths: Mapping[str, Path],
+    data: Mapping[str, np.ndarray] | None,
+    threads: int | None,
+    seed: int,
+    announce: Callable[[str], None],
+) -> Bench:
+    from advconv_onnx.records import Bench
+    from advconv_onnx.runtime.engine import resolve_threads
+    from advconv_onnx.runtime.inputs import runnable_samples
+    from advconv_onnx.runtime.placement import placement
+    from advconv_onnx.runtime.providers import device
+    from advconv_onnx.runtime.timing import measure
+
+    baseline = _open(next(iter(paths.values())), {})
+    samples = runnable_samples(baseline, seed=seed, threads=threads, data=data)
+    largest = max(samples, key=lambda s: sum(array.size for array in s.inputs.values()))
+    measurement = measure(
+        paths,
+        largest.inputs,
+        provider=provider,
+        threads=threads,
+        seed=seed,
+        progress=lambda done, expected: announce(f"round {done} of {expected} on {provider}"),
+    )
+    # A failing model is known by its name, not by where its copy with other shapes was.
+    failures = {
+        name: why.removeprefix(f"{paths[name]}: ") for name, why in measurement.failures.items()
+    }
+    asked = {name: paths[name] for name in paths if provider != "cpu" and name not in failures}
+    return Bench(
+        device(provider, resolve_threads(threads)),
+        largest.shape,
+        dataclasses.replace(measurement, failures=failures),
+        {name: placement(path, provider) for name, path in asked.items()},
+    )
+
+
+@app.command()
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="package.module:callable, or a .pt2 file.")
+    ],
+    out: Out,
+    inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--input", metavar="NAME=SHAPE", help="x=Nx3x224x224: letters stay dynamic. Repeatable."
+        ),
+    ],
+) -> None:
+    """Export a torch module to ONNX and prove that both compute the same."""
+    shapes = parse_inputs(inputs)
+    with _progress() as announce:
+        announce("importing torch")
+        from advconv_onnx.exporters.torch_module import export as run
+        from advconv_onnx.exporters.torch_module import load_source
+        from advconv_onnx.report import terminal
+
+        announce("loading")
+        module = load_source(source)
+        announce("exporting")
+        found = run(module, shapes, out)
+    _print(terminal.validation(found))
+    print(f"written to {out}")
+
+
+@app.command()
+def doctor(json: JsonFlag = False) -> None:
+    """Show which providers and packages work here, and what to do about the others."""
+    from advconv_onnx.records import Doctor
+    from advconv_onnx.report import schema, terminal
+    from advconv_onnx.runtime.engine import resolve_threads
+    from advconv_onnx.runtime.providers import device, statuses
+
+    found = Doctor(
+        device("cpu", resolve_threads(None)), statuses(), tuple(_package(*row) for row in _PACKAGES)
+    )
+    if json:
+        print(schema.dumps(schema.doctor(found)), end="")
+    else:
+        _print(terminal.doctor(found))
+
+
+def _package(name: str, purpose: str, install: str) -> PackageStatus:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from advconv_onnx.records import PackageStatus
+
+    try:
+        return PackageStatus(name, version(name), purpose, install)
+    except PackageNotFoundError:
+        return PackageStatus(name, None, purpose, install)
+
+
+def parse_inputs(arguments: Sequence[str] | None) -> dict[str, Shape]:
+    """Read ``NAME=SHAPE`` arguments: sizes are fixed, names stay dynamic, ``?`` is unknown.
+
+    >>> parse_inputs(["x=Nx3x?x640", "serving_default:0=1x43844"])
+    {'x': ('N', 3, None, 640), 'serving_default:0': (1, 43844)}
+
+    Raises:
+        InputError: no ``=``, a dimension that is neither, or a name given twice.
+    """
+    shapes: dict[str, Shape] = {}
+    for argument in arguments or ():
+        name, separator, shape = argument.rpartition("=")
+        dims = shape.split("x")
+        if not (separator and name and all(map(_is_dim, dims))):
+            raise InputError(
+                f"--input '{argument}' is not NAME=SHAPE; write sizes, names or ? with x between "
+                "them, as in x=1x3x224x224 or x=Nx3xHxW"
+            )
+        if name in shapes:
+            raise InputError(f"--input '{name}' is given twice; give each input one shape")
+        shapes[name] = tuple(
+            int(dim) if dim.isdigit() else None if dim == "?" else dim for dim in dims
+        )
+    return shapes
+
+
+def _is_dim(text: str) -> bool:
+    return text == "?" or (text.isascii() and (text.isdigit() or text.isidentifier()))
+
+
+def _open(path: Path, shapes: Mapping[str, Shape]) -> ir.Model:
+    """Load a model that is going to be run."""
+    from advconv_onnx import model as files
+
+    model = files.load(path)
+    files.check_domains(model, str(path))
+    files.check_weights(model, str(path))
+    files.override_inputs(model, shapes)
+    return model
+
+
+def _read_arrays(path: Path | None) -> dict[str, np.ndarray] | None:
+    if path is None:
+        return None
+    import zipfile
+    import zlib
+
+    import numpy as np
+
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"--data '{path}' is no .npz file of arrays, or is damaged; write it with numpy.savez"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot read --data '{path}': {reason}; check the path") from error
+
+
+def _check_json(json: Path | None, *others: Path) -> None:
+    """Refuse a report that cannot be written, or would replace a model, before any work."""
+    if json is None or str(json) == "-":
+        return
+    from advconv_onnx import model as files
+
+    if json.resolve() in {other.resolve() for other in others}:
+        raise InputError(f"--json '{json}' would replace a model; name another file")
+    files.check_writable(json)
+
+
+def _publish(
+    screens: Sequence[RenderableType], document: dict[str, Any], json: Path | None
+) -> None:
+    """Print the screens and write the JSON document; with ``--json -`` only that is printed."""
+    from advconv_onnx import model as files
+    from advconv_onnx.report import schema
+
+    if json is not None and str(json) == "-":
+        print(schema.dumps(document), end="")
+        return
+    if json is not None:
+        files.write_text(json, schema.dumps(document))
+    for screen in screens:
+        _print(screen)
+
+
+def _print(screen: RenderableType, *, fold: bool = True) -> None:
+    """Print to standard output; into a pipe without colours, and unless ``fold`` unwrapped."""
+    width = None if fold or sys.stdout.isatty() else 10_000
+    _console(width=width).print(screen)
+
+
+def _console(**options: Any) -> Console:
+    from rich.console import Console
+
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError that rich is handling
+
+    return Screen(markup=False, highlight=False, emoji=False, **options)
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal's standard error which stage a command is in, and for how long."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = _console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as progress:
+        task = progress.add_task("reading", total=None)
+        yield lambda stage: progress.update(task, description=stage)

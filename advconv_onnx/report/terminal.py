@@ -1,0 +1,284 @@
+"""Records as tables for a terminal: each function returns something for ``rich`` to print."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from advconv_onnx.records import (
+    Bench,
+    Device,
+    Dim,
+    Doctor,
+    Inspection,
+    Layer,
+    Measurement,
+    ModelSummary,
+    Placement,
+    Ratio,
+    Report,
+    Rewrite,
+    Status,
+    Validation,
+)
+
+_MOST_NAMES = 5
+"""Nodes that are named one by one before the rest is only counted."""
+
+_STATUSES: tuple[Status, ...] = ("applied", "refused", "inaccurate", "slower")
+
+
+def optimization(report: Report) -> RenderableType:
+    """Show what ``optimize`` gained, on what evidence, and what it did to the graph."""
+    measured, checked = report.measurement, report.validation
+    facts = [
+        ("speed", _speed(measured)),
+        (
+            "error",
+            f"at most {checked.max_relative:.1e} of an output's range, "
+            f"{checked.max_error:.0e} allowed; {_evidence(checked)}",
+        ),
+        *(("note", note) for note in checked.notes),
+        ("written", report.optimized.path),
+    ]
+    if measured is not None:
+        facts.insert(1, ("noise", _noise(measured)))
+        facts.insert(2, ("device", _device(report.device)))
+    return Group(
+        _gains(report.model, report.optimized, measured),
+        Text(),
+        _facts(facts),
+        Text(),
+        _rewrites(report.rewrites),
+    )
+
+
+def _gains(model: ModelSummary, optimized: ModelSummary, measured: Measurement | None) -> Table:
+    table = _table("", ">original", ">optimized", ">change")
+    for name, before, after, unit in (
+        ("nodes", model.nodes, optimized.nodes, ""),
+        ("file", model.bytes, optimized.bytes, "B"),
+        ("parameters", model.parameters, optimized.parameters, ""),
+        ("MACs", model.macs, optimized.macs, ""),
+    ):
+        _add_row(table, name, _si(before, unit), _si(after, unit), _change(before, after))
+    if measured is not None:
+        old, new = (timing.latency.median for timing in measured.timings)
+        _add_row(table, "latency", _ms(old), _ms(new), _change(old, new), style="bold")
+    return table
+
+
+def _speed(measured: Measurement | None) -> str:
+    if measured is None:
+        return "not measured, as --level fuse asks"
+    speedup, noise = measured.timings[1].speedup, measured.noise
+    if speedup.low > max(1, noise.high):
+        verdict = f"{speedup.median:.2f}x faster"
+    elif speedup.high < min(1, noise.low):
+        verdict = f"{1 / speedup.median:.2f}x slower"
+    else:
+        verdict = "no difference beyond the noise"
+    return f"{verdict}: original / optimized is {_ratio(speedup)}"
+
+
+def _noise(measured: Measurement) -> str:
+    return f"the first model against itself is {_ratio(measured.noise)}; {measured.rounds} rounds"
+
+
+def _evidence(validation: Validation) -> str:
+    return f"{validation.inputs} inputs: {'; '.join(validation.shapes) or 'none'}"
+
+
+def _rewrites(rewrites: Sequence[Rewrite]) -> Table:
+    """One row per rule, in the order in which they first occur."""
+    table = _table("rewrite", "sites", "why not (or what for), mostly")
+    by_rule: dict[str, list[Rewrite]] = {}
+    for rewrite in rewrites:
+        by_rule.setdefault(rewrite.rule, []).append(rewrite)
+    for rule, group in by_rule.items():
+        counts = collections.Counter(rewrite.status for rewrite in group)
+        known = [status for status in _STATUSES if counts[status]]
+        sites = ", ".join(f"{counts[status]} {status}" for status in known)
+        declined = [r.reason for r in group if r.status != "applied"]
+        reason = _most_frequent(declined or [r.reason for r in group])
+        _add_row(table, rule, sites, reason, style="" if counts["applied"] else "dim")
+    return table
+
+
+def _most_frequent(reasons: Sequence[str]) -> str:
+    """Give an example of the most frequent reason; those that differ in names count as one."""
+    kinds = [re.sub(r"'[^']*'|[\d.]+", "", reason) for reason in reasons]
+    [(kind, count)] = collections.Counter(kinds).most_common(1)
+    example = reasons[kinds.index(kind)]
+    if count == len(reasons):
+        return example
+    return f"{example} ({count} of {len(reasons)} like this)"
+
+
+def inspection(found: Inspection) -> RenderableType:
+    """Show a row per convolution-like layer, the totals and the separable pairs."""
+    pairs = {row: str(i) for i, pair in enumerate(found.separable, 1) for row in pair}
+    table = _table(
+        "layer", "kind", *(["pair"] if pairs else []), "kernel", "effective", "stride", "dilation",
+        ">groups", "input -> output", ">params", ">MACs", "field", gap=1,
+    )  # fmt: skip
+    for row, layer in enumerate(found.layers):
+        name = f"{layer.graph}: {layer.name}" if layer.graph else layer.name
+        pair = [pairs.get(row, "")] if pairs else []
+        _add_row(table, name, layer.kind, *pair, *_geometry(layer))
+    facts = [("total", f"{len(found.layers)} convolution-like layers, {_si(found.parameters)} "
+              f"parameters, {_si(found.macs)} MACs")]  # fmt: skip
+    if pairs:
+        facts.append(("pair", f"{len(found.separable)} separable, numbered under 'pair'"))
+    if found.macs is None:
+        facts.append(("note", "MACs are unknown where sizes are; give sizes with --input"))
+    return _below(table, facts)
+
+
+def _geometry(layer: Layer) -> Iterator[str]:
+    yield _sizes(layer.kernel_shape)
+    yield _sizes(layer.effective_kernel)
+    yield _sizes(layer.strides)
+    yield _sizes(layer.dilations)
+    yield str(layer.group)
+    yield f"{_sizes(layer.input_shape)} -> {_sizes(layer.output_shape)}"
+    yield _si(layer.costs.parameters)
+    yield _si(layer.costs.macs)
+    yield _sizes(layer.receptive_field)
+
+
+def validation(found: Validation) -> RenderableType:
+    """Show the compared tensors, what the reader must know, and the verdict."""
+    table = _table("output", ">error", ">range", "verdict")
+    for check in found.checks:
+        name = check.tensor + (f" (inside, for {check.stands_for})" if check.stands_for else "")
+        agrees = check.max_relative <= found.max_error
+        _add_row(
+            table, name, f"{check.max_relative:.1e}", f"{check.range:.3g}",
+            "equal" if agrees else "differs", style="" if agrees else "red",
+        )  # fmt: skip
+    facts = [
+        ("result", "passed" if found.passed else "FAILED"),
+        ("allowed", f"{found.max_error:.0e} of an output's range"),
+        ("tried", _evidence(found)),
+        *(("note", note) for note in found.notes),
+    ]
+    return _below(table, facts)
+
+
+def bench(run: Bench) -> RenderableType:
+    """Show the models timed in one run, against the first of them."""
+    measured = run.measurement
+    table = _table("model", ">median", ">p90", ">speed-up", ">95 % interval")
+    for timing in measured.timings:
+        speedup = timing.speedup
+        versus = (
+            ("1", "") if timing is measured.timings[0]
+            else (f"{speedup.median:.3f}", f"{speedup.low:.3f} to {speedup.high:.3f}")
+        )  # fmt: skip
+        _add_row(table, timing.name, _ms(timing.latency.median), _ms(timing.latency.p90), *versus)
+    facts = [
+        ("noise", _noise(measured)),
+        ("inputs", run.shape),
+        ("device", _device(run.device)),
+        *(("failed", f"{name}: {why}") for name, why in measured.failures.items()),
+    ]
+    placements = (elsewhere(p, run.device.provider, name) for name, p in run.placements.items())
+    return Group(_below(table, facts), *placements)
+
+
+def elsewhere(placement: Placement, provider: str, model: str) -> RenderableType:
+    """Count and name the nodes of a model that are not on the provider that was asked for."""
+    names, total = placement.elsewhere, sum(placement.counts.values())
+    if not names:
+        return Text(f"{model}: all {total} nodes on {provider}")
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    line = f"{model}: {len(names)} of {total} nodes not on {provider}: "
+    return Text(line + ", ".join(names[:_MOST_NAMES]) + more, style="yellow", overflow="fold")
+
+
+def doctor(found: Doctor) -> RenderableType:
+    """Show providers and packages, and for a missing one why and what to install."""
+    providers = _table("provider", "here", "why not, and what to do")
+    for provider in found.providers:
+        here = "yes" if provider.available else "no"
+        _add_row(providers, provider.name, here, provider.reason)
+    packages = _table("package", "version", "for", "install with")
+    for package in found.packages:
+        install = "" if package.version else package.install
+        _add_row(packages, package.name, package.version or "missing", package.purpose, install)
+    return Group(_facts([("device", _device(found.device))]), Text(), providers, Text(), packages)
+
+
+def _table(*headers: str, gap: int = 2) -> Table:
+    """A table that folds what is too long and drops nothing; ``>`` aligns a column right."""
+    columns = (
+        Column(header.lstrip(">"), justify="right" if header[:1] == ">" else "left",
+               overflow="fold")
+        for header in headers
+    )  # fmt: skip
+    return Table(*columns, box=None, padding=(0, gap, 0, 0), header_style="bold underline")
+
+
+def _add_row(table: Table, *cells: str, style: str = "") -> None:
+    # Text, because names of nodes may hold what rich takes for markup.
+    table.add_row(*map(Text, cells), style=style)
+
+
+def _below(table: Table, facts: Sequence[tuple[str, str]]) -> Group:
+    """A table, unless it is empty, and what there is to say about it."""
+    return Group(table, Text(), _facts(facts)) if table.row_count else Group(_facts(facts))
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> Table:
+    """Labelled lines, what is too long continued beside the label."""
+    grid = Table.grid(Column(style="bold"), Column(overflow="fold"), padding=(0, 2, 0, 0))
+    for label, text in facts:
+        _add_row(grid, label, text)
+    return grid
+
+
+def _device(device: Device) -> str:
+    threads = "thread" if device.threads == 1 else "threads"
+    return (
+        f"{device.provider} with {device.threads} {threads} ({device.processor}, "
+        f"ONNX Runtime {device.onnxruntime})"
+    )
+
+
+def _ratio(ratio: Ratio) -> str:
+    return f"{ratio.median:.3f}, 95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if not before or after is None or before == after:
+        return "" if before != after else "same"
+    return f"{100 * (after / before - 1):+.1f} %"
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.4g} ms"
+
+
+def _si(number: int | None, unit: str = "") -> str:
+    """Spell a count with up to four digits: 9999, 12.3 k, 4.5 M; "?" when unknown."""
+    if number is None:
+        return "?"
+    if number < 10_000:
+        return f"{number} {unit}".rstrip()
+    scaled, prefix = number / 1e3, "k"
+    for larger in "MGTP":
+        if scaled < 999.5:
+            break
+        scaled, prefix = scaled / 1e3, larger
+    return f"{scaled:.3g} {prefix}{unit}"
+
+
+def _sizes(shape: Sequence[Dim] | None) -> str:
+    """Spell a shape as ``--input`` reads it."""
+    return "x".join("?" if dim is None else str(dim) for dim in shape) if shape else "?"

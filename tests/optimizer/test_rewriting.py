@@ -1,0 +1,142 @@
+"""Stages are verified and given up when they fail; a rewrite that breaks the model is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from advconv_onnx import model as files
+from advconv_onnx.errors import CheckError
+from advconv_onnx.optimizer import rewriting as module
+from advconv_onnx.optimizer import transaction
+from advconv_onnx.optimizer.options import Options
+from advconv_onnx.optimizer.rewriting import Rewriting
+from advconv_onnx.rewriter import simplify
+from advconv_onnx.rewriter.fusions import all_rules
+from advconv_onnx.rewriter.rule import Rule
+from tests.optimizer.networks import leave_out_onnxsim, operators, paddle_block
+
+
+@pytest.fixture(autouse=True)
+def _without_onnxsim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save its second per test; test_simplify and test_pipeline run it."""
+    leave_out_onnxsim(monkeypatch)
+
+
+def rewriting(path: Path, **options: Any) -> Rewriting:
+    return Rewriting(files.load(path), Options(**options), lambda stage: None)
+
+
+def by_rule(candidate: module.Candidate) -> dict[str, str]:
+    return {rewrite.rule: rewrite.status for rewrite in candidate.rewrites}
+
+
+def test_a_paddle_block_becomes_three_operators(tmp_path: Path) -> None:
+    candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
+    assert operators(candidate.model) == ["Conv", "HardSwish", "Conv"]
+    assert candidate.validation.passed
+    assert candidate.validation.max_relative < 1e-5
+    assert files.opset(candidate.model) == 14
+    applied = by_rule(candidate)
+    assert (
+        applied["raise_opset"] == applied["fold_batchnorm"] == applied["fold_affine"] == "applied"
+    )
+
+
+def test_every_applied_site_carries_its_certificate(tmp_path: Path) -> None:
+    candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
+    sites = [r for r in candidate.rewrites if r.nodes and r.status == "applied"]
+    assert len(sites) == 4
+    assert all("float64 difference" in site.certificate for site in sites)
+    exact = {site.rule for site in sites if "integer probe exact" in site.certificate}
+    assert exact == {"fold_batchnorm", "fold_affine"}
+
+
+def test_initializers_listed_as_inputs_are_reported(tmp_path: Path) -> None:
+    candidate = rewriting(paddle_block(tmp_path / "m.onnx", listed=True)).candidate()
+    assert by_rule(candidate)["unlist_initializers"] == "applied"
+    assert [value.name for value in candidate.model.graph.inputs] == ["x"]
+
+
+def test_a_rule_can_be_left_out(tmp_path: Path) -> None:
+    candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate(without=["spell_hardswish"])
+    assert "HardSwish" not in operators(candidate.model)
+    assert "BatchNormalization" not in operators(candidate.model)
+
+
+def test_a_wrong_result_of_onnxsim_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(model: ir.Model, *_: Any) -> ir.Model:
+        copy = model.clone(deep_copy=True)
+        weight = copy.graph.initializers["w2"]
+        assert weight.const_value is not None
+        weight.const_value = ir.tensor(weight.const_value.numpy() * 1.01, name="w2")
+        return copy
+
+    monkeypatch.setattr(simplify, "simplify_apart", wrong)
+    candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
+    assert by_rule(candidate)["onnxsim"] == "inaccurate"
+    assert candidate.validation.max_relative < 1e-5
+
+
+def test_a_crash_of_onnxsim_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: Any) -> ir.Model:
+        raise CheckError("onnxsim ended with status -11: no message")
+
+    monkeypatch.setattr(simplify, "simplify_apart", crash)
+    candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
+    record = next(r for r in candidate.rewrites if r.rule == "onnxsim")
+    assert record.status == "refused"
+    assert "status -11" in record.reason
+    assert operators(candidate.model) == ["Conv", "HardSwish", "Conv"]
+
+
+class Spoil(Rule):
+    """Turns HardSwish into HardSigmoid: wrong, and let through by a proof that is switched off."""
+
+    name = "spoil"
+    affine_in_weights = False
+
+    def patterns(self) -> Any:
+        return [lambda op, x: op.HardSwish(x)]
+
+    def check(self, site: Any) -> None:
+        return None
+
+    def rewrite(self, op: Any, site: Any, plan: None) -> ir.Value:
+        value: ir.Value = op.HardSigmoid(site["x"])
+        return value
+
+
+def test_the_rewrite_that_breaks_a_model_is_found_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "all_rules", lambda: (*all_rules(), Spoil()))
+    monkeypatch.setattr(transaction, "prove", lambda *_: "not looked at")
+    candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
+    assert operators(candidate.model) == ["Conv", "HardSwish", "Conv"]
+    (record,) = [r for r in candidate.rewrites if r.rule == "spoil"]
+    assert record.status == "inaccurate"
+    assert "differs by" in record.reason
+    assert candidate.validation.passed
+
+
+def test_growth_beyond_the_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SMALL_GROWTH", -(1 << 30))
+    candidate = rewriting(paddle_block(tmp_path / "m.onnx"), max_growth=0.1).candidate()
+    record = next(r for r in candidate.rewrites if r.rule == "fold_constants")
+    assert record.status == "refused"
+    assert "--max-growth" in record.reason
+    assert len(operators(candidate.model)) == 9
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = paddle_block(tmp_path / "m.onnx")
+    first, second = (ir.to_proto(rewriting(source).candidate().model) for _ in range(2))
+    assert first.SerializeToString() == second.SerializeToString()
