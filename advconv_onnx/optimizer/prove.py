@@ -36,7 +36,7 @@ def prove(matcher: Matcher, proposal: Proposal, opset_imports: dict[str, int], s
     """
     rng = np.random.default_rng(seed)
     before, after = cut(proposal, opset_imports)
-    _check_types(after)
+    _check_model(after)
     parts = []
     shapes = SHAPES
     if matcher.rule.affine_in_weights:
@@ -55,11 +55,15 @@ def prove(matcher: Matcher, proposal: Proposal, opset_imports: dict[str, int], s
     return "; ".join([*parts, f"float64 difference {error:.0e} on {tried} shapes"])
 
 
-def _check_types(after: ir.Model) -> None:
-    """The reference computes everything in float64, so it would not see a wrong type."""
+def _check_model(after: ir.Model) -> None:
+    """Check what the reference, which computes all in float64, would not see: a wrong type."""
+    proto = ir.to_proto(after)
     try:
-        onnx.shape_inference.infer_shapes(ir.to_proto(after), check_type=True, strict_mode=True)
-    except onnx.shape_inference.InferenceError as error:
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.type.tensor_type.shape.SetInParent()  # The checker insists on one, if empty.
+        onnx.checker.check_model(proto)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())
         raise Disproved(f"the rewritten site is no valid ONNX: {reason}") from error
 

@@ -2,10 +2,11 @@
 
 Both sides of a rewrite that is affine in its weights are polynomials of low degree in weights and
 inputs. With integers for all of them every product and sum is exact in float64, so the two sides
-must agree to the bit. If they differ as polynomials of degree d, an output entry agrees by accident
-with a probability of at most d / 254 (Schwartz-Zippel, values drawn from 254 integers); d is at most
-4 for the folds of this package, so that a difference escapes n independent draws with less than
-(4 / 254) ** n, for three of them one in 250,000. A probe draws once for each of ``SHAPES`` shapes.
+must agree to the bit. If they differ as polynomials of degree d, an output entry agrees by
+accident with a probability of at most d / 254 (Schwartz-Zippel, values drawn from 254 integers); d
+is at most 4 for the folds of this package, so that a difference escapes n independent draws with
+less than (4 / 254) ** n, for three of them one in 250,000. A probe draws once for each of
+``SHAPES`` shapes.
 """
 
 from __future__ import annotations

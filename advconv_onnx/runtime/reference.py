@@ -95,10 +95,25 @@ class _Evaluator(ReferenceEvaluator):
         values: dict[str, Any] = {"": None}
         for name, value in (self.rt_inits_ | feed_inputs).items():
             values[name] = _widen(value)
-        for node in self.rt_nodes_:
+        wanted = list(output_names or self.output_names)
+        expiring = self._expiring(wanted)
+        for index, node in enumerate(self.rt_nodes_):
             for name, value in zip(node.output, self._run_node(node, values, attributes)):  # noqa: B905
                 values[name] = value
-        return [values[name] for name in output_names or self.output_names]
+            for name in expiring.get(index, ()):
+                del values[name]
+        return [values[name] for name in wanted]
+
+    def _expiring(self, wanted: Sequence[str]) -> dict[int, list[str]]:
+        """Values by the node that reads them last: kept to the end they take gigabytes."""
+        if any(node.need_context() for node in self.rt_nodes_):
+            return {}  # A body may read any of them.
+        last = {name: i for i, node in enumerate(self.rt_nodes_) for name in node.input if name}
+        expiring: dict[int, list[str]] = {}
+        for name, index in last.items():
+            if name not in wanted:
+                expiring.setdefault(index, []).append(name)
+        return expiring
 
     def _run_node(
         self, node: Any, values: dict[str, Any], attributes: dict[str, Any] | None

@@ -27,7 +27,10 @@ from advconv_onnx.runtime.session import open_session
 
 Array = NDArray[Any]
 
-_REFERENCE_ELEMENTS = 1 << 18
+_ALL_EXACT = 1 << 18
+"""Up to this many input elements every sample of a shape is run in float64, above only one."""
+
+_MOST_EXACT = 1 << 21
 """Samples with more input elements than this are not run in float64: numpy would take minutes."""
 
 _INNER_TENSORS = 32
@@ -95,7 +98,7 @@ def validate(
     if notes:
         return comparison.result((), notes, passed=False)
     if float64:
-        comparison.exact, comparison.exact_shapes = _reference(original, samples, notes)
+        comparison.exact = _run_exactly(original, samples, notes)
     return _validate(original, candidate, comparison, notes, layers=layers)
 
 
@@ -117,13 +120,13 @@ def validate_runtime(
     plain = _Session(model, threads=threads, graph_optimizations=False)
     samples = runnable_samples(model, seed=seed, threads=threads, data=data)
     notes: list[str] = []
-    exact, exact_shapes = _reference(model, samples, notes)
+    exact = _run_exactly(model, samples, notes)
     if exact is None:
         notes.append("compared with ONNX Runtime without graph optimizations instead")
     else:
-        samples = tuple(sample for sample in samples if sample.shape in exact_shapes)
+        samples = tuple(sample for sample in samples if id(sample) in exact.outputs)
     comparison = _Comparison(
-        trusted=exact or plain,
+        trusted=exact.reference if exact else plain,
         judged=_Session(model, provider=provider, threads=threads),
         exact=None,
         samples=samples,
@@ -184,30 +187,48 @@ def _different_interface(original: ir.Model, candidate: ir.Model) -> Iterator[st
             yield f"the {what} have other names: missing {missing or 'none'}, new {extra or 'none'}"
 
 
-def _reference(
-    model: ir.Model, samples: Sequence[Sample], notes: list[str]
-) -> tuple[Reference | None, frozenset[str]]:
-    """Prepare the float64 reference; return it with the shapes it runs with, and note the rest."""
-    shapes = {sample.shape: sample for sample in samples}
-    large = [shape for shape, sample in shapes.items() if _elements(sample) > _REFERENCE_ELEMENTS]
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Exact:
+    """The trusted model in float64.
+
+    Attributes:
+        outputs: its outputs by the identity of the sample, for those samples it was run on.
+    """
+
+    reference: Reference
+    outputs: Mapping[int, Mapping[str, Array]]
+
+    def values(self, sample: Sample, tensors: tuple[str, ...]) -> Mapping[str, Array]:
+        """Return the named values, or nothing for a sample that is not run in float64."""
+        known = self.outputs.get(id(sample))
+        if known is None or known.keys() >= set(tensors):
+            return known or {}
+        return self.reference.run(sample.inputs, tensors)
+
+
+def _run_exactly(model: ir.Model, samples: Sequence[Sample], notes: list[str]) -> _Exact | None:
+    """Run samples in float64, and note those for which that is impossible."""
+    large = dict.fromkeys(s.shape for s in samples if _elements(s) > _MOST_EXACT)
     if large:
         notes.append(f"too large for the float64 reference: {'; '.join(large)}")
-    if len(large) == len(shapes):
-        return None, frozenset()
-    running = set()
+    last = {sample.shape: sample for sample in samples if sample.shape not in large}
+    chosen = [s for s in samples if s is last.get(s.shape) or _elements(s) <= _ALL_EXACT]
+    outputs: dict[int, Mapping[str, Array]] = {}
+    refused: set[str] = set()
     try:
-        reference = Reference(model)
+        reference = Reference(model) if chosen else None
     except CheckError as error:
         notes.append(str(error))
-        return None, frozenset()
-    for shape in (shape for shape in shapes if shape not in large):
+        return None
+    for sample in chosen:
+        if reference is None or sample.shape in refused:
+            continue
         try:
-            reference.run(shapes[shape].inputs)
+            outputs[id(sample)] = reference.run(sample.inputs)
         except CheckError as error:
-            notes.append(f"{shape}: {error}")
-        else:
-            running.add(shape)
-    return (reference if running else None), frozenset(running)
+            refused.add(sample.shape)
+            notes.append(f"{sample.shape}: {error}")
+    return _Exact(reference, outputs) if reference and outputs else None
 
 
 def _elements(sample: Sample) -> int:
@@ -220,15 +241,13 @@ class _Comparison:
 
     Attributes:
         exact: the trusted model in float64, if that is possible.
-        exact_shapes: the shapes of those samples it runs with.
     """
 
     trusted: _Runner
     judged: _Session
-    exact: Reference | None
+    exact: _Exact | None
     samples: tuple[Sample, ...]
     max_error: float
-    exact_shapes: frozenset[str] = frozenset()
 
     def measure(self, values: Sequence[ir.Value]) -> dict[str, Difference]:
         """Compare tensors on all samples, holding the values of one sample at a time."""
@@ -236,9 +255,7 @@ class _Comparison:
         typed = isinstance(self.trusted, _Session)
         for sample in self.samples if found else ():
             want = self.trusted.run(sample.inputs, tuple(found))
-            exact: Mapping[str, Array] = {}
-            if self.exact is not None and sample.shape in self.exact_shapes:
-                exact = self.exact.run(sample.inputs, tuple(found))
+            exact = self.exact.values(sample, tuple(found)) if self.exact else {}
             try:
                 got = self.judged.run(sample.inputs, tuple(found))
             except CheckError as error:

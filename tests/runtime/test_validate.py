@@ -214,12 +214,18 @@ def test_without_float64_the_original_is_the_judge(monkeypatch):
     assert result.notes[-1] == "compared with ONNX Runtime without graph optimizations instead"
 
 
-def test_large_inputs_are_compared_without_float64():
-    data = {"x": np.random.default_rng(0).standard_normal((1, 3, 300, 300)).astype(np.float32)}
-    result = validate(detector(), folded(), data=data)
+@pytest.mark.parametrize(("size", "judged"), [(300, "float64"), (900, "itself")])
+def test_large_inputs_are_judged_in_float64_up_to_a_limit(size, judged, monkeypatch):
+    calls = []
+    run = Reference.run
+    monkeypatch.setattr(Reference, "run", lambda *a, **k: calls.append(1) or run(*a, **k))
+    x = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
+    result = validate(detector(), folded(), data={"x": x})
     assert result.passed
-    assert result.inputs == 1
-    assert result.notes == ("too large for the float64 reference: x=1x3x300x300",)
+    assert len(calls) == (judged == "float64")
+    shape = f"x=1x3x{size}x{size}"
+    expected = () if calls else (f"too large for the float64 reference: {shape}",)
+    assert result.notes == expected
 
 
 def test_the_runtime_alone_agrees_with_float64():

@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.constants import constant
-from advconv_onnx.rewriter.rule import Refused, Rule, Site
+from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 
 _CANONICAL = {
     "nearest": {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
@@ -64,7 +64,7 @@ class SpellResize(Rule):
         if transformation == _CANONICAL[mode]["coordinate_transformation_mode"] and (
             _input(site.root, 2) is not None
         ):
-            raise Refused("it already has the fast spelling")
+            raise NoSite
         if mode == "linear" and any(scale < 2 for scale in scales[2:]):
             raise Refused("an output might have one pixel, where pytorch_half_pixel differs")
         return mode, scales
@@ -144,6 +144,6 @@ NEAR_MISSES = (
             'mode = "nearest", coordinate_transformation_mode = "asymmetric", '
             'nearest_mode = "floor"'
         ),
-        "already",
+        "",
     ),
 )
