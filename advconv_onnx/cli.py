@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
     from advconv_onnx.records import Bench, Inspection, PackageStatus, Shape
 
+_CTRL_C = 130
+"""What typer makes of a KeyboardInterrupt."""
+
 _PACKAGES = (
     ("onnx", "reading and checking models", "pip install advconv-onnx"),
     ("onnx-ir", "graphs in memory", "pip install advconv-onnx"),
@@ -42,19 +46,23 @@ _PACKAGES = (
 
 
 class _Commands(TyperGroup):
-    """The commands; Ctrl-C and closed pipes leave with our statuses instead of typer's."""
+    """The commands; a closed pipe is no error."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             status = super().invoke(ctx)
             sys.stdout.flush()
             return status
-        except KeyboardInterrupt as error:
-            raise InputError("interrupted; nothing was written") from error
         except BrokenPipeError:
             # Whoever reads our output has seen enough. Python must not flush into the pipe later.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+
+
+def _check_positive(value: float) -> float:
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is not a number above 0")
+    return value
 
 
 app = typer.Typer(
@@ -92,7 +100,12 @@ JsonFile = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 MaxError = Annotated[
-    float, typer.Option(metavar="E", help="Largest error allowed, relative to an output's range.")
+    float,
+    typer.Option(
+        metavar="E",
+        help="Largest error allowed, relative to an output's range.",
+        callback=_check_positive,
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
@@ -111,7 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with contextlib.nullcontext() if debug else _silence():
             wanted = [argument for argument in arguments if argument != "--debug"]
-            return app(args=wanted, prog_name="advconv", standalone_mode=False) or 0
+            status = app(args=wanted, prog_name="advconv", standalone_mode=False) or 0
+            if status == _CTRL_C:
+                raise KeyboardInterrupt
+            return int(status)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
@@ -353,9 +369,7 @@ def bench(
     shapes = parse_inputs(inputs)
     _check_json(json, *models)
     if len(set(models)) < len(models):
-        raise InputError(
-            f"'{models[-1]}': a model is given twice; the noise floor is measured anyway"
-        )
+        raise InputError("a model is given twice; once is enough to measure the noise floor")
     from advconv_onnx.report import schema, terminal
     from advconv_onnx.runtime.providers import require
 
@@ -531,7 +545,7 @@ def _read_arrays(path: Path | None) -> dict[str, np.ndarray] | None:
     import numpy as np
 
     try:
-        with np.load(path) as arrays:
+        with open(path, "rb") as file, np.load(file) as arrays:
             return dict(arrays)
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(

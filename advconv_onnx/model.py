@@ -31,6 +31,9 @@ INLINE_LIMIT = 1_900_000_000
 RUNNABLE_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 """Operator domains stock ONNX Runtime brings kernels for."""
 
+_UNLISTED_SINCE = 4
+"""The first IR version in which an initializer need not be a graph input."""
+
 LISTED_INITIALIZERS = "advconv_onnx.listed_initializers"
 """Key of ``model.meta``: how many initializers the file also listed as graph inputs."""
 
@@ -49,6 +52,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     listed = len(model.graph.inputs)
     ir_passes.RemoveInitializersFromInputsPass()(model)
     model.meta[LISTED_INITIALIZERS] = listed - len(model.graph.inputs)
+    model.ir_version = max(model.ir_version, _UNLISTED_SINCE)
     return model
 
 
@@ -301,6 +305,12 @@ def _wants_external_data(model: ir.Model) -> bool:
     tensors = [v.const_value for g in model.graphs() for v in g.initializers.values()]
     external = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)
     return external or weight_bytes(model) > INLINE_LIMIT
+
+
+def data_files(model: ir.Model) -> set[Path]:
+    """The files that hold a model's external data."""
+    tensors = (v.const_value for g in model.graphs() for v in g.initializers.values())
+    return {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
 
 
 def weight_bytes(model: ir.Model) -> int:

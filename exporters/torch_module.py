@@ -47,6 +47,9 @@ except ImportError as error:
 OLDEST_OPSET, NEWEST_OPSET = 18, 23
 """What torch's exporter has implementations for."""
 
+_LARGEST_FOLDED = 1 << 20
+"""Elements up to which an expression of constants is computed when a module is exported."""
+
 _SIZES = (
     *((2, 64, 96), (1, 65, 97), (3, 48, 32), (2, 128, 160), (2, 224, 224), (1, 224, 256)),
     *((2, 96, 96), (2, 64, 64), (2, 32, 32), (2, 28, 28), (2, 512, 512)),
@@ -371,7 +374,7 @@ def _canonical(model: ir.Model, seed: int) -> ir.Model:
     for value in ir.convenience.create_value_mapping(model.graph).values():
         value.metadata_props.clear()
     model, _ = tidy(model)
-    fold_constants(model)
+    fold_constants(model, _LARGEST_FOLDED)
     model, _ = tidy(model)
     model_file.infer_shapes(model)
     return fuse(model, all_rules(), seed=seed).model

@@ -74,9 +74,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder below a folder, but for what libraries keep in TMPDIR for themselves:
+
+    ONNX Runtime a session's number, torch a folder for compiled code.
+    """
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
+        if path.name != ".ses" and not path.name.startswith("torchinductor_")
     }
 
 
@@ -112,9 +117,9 @@ CALLS = {
     f"{OPTIMIZE} --provider openvino": "pip install onnxruntime-openvino",
     f"{OPTIMIZE} --level turbo": "--level 'turbo' is unknown; use fuse or search",
     f"{OPTIMIZE} --threads 0": "'--threads'",
-    f"{OPTIMIZE} --threads many": "'many' is not a valid int",
+    f"{OPTIMIZE} --threads many": "'--threads'",
     f"{OPTIMIZE} --seed=-1": "'--seed'",
-    f"{OPTIMIZE} --max-error nan": "--max-error must be",
+    f"{OPTIMIZE} --max-error nan": "nan is not a number above 0",
     f"{OPTIMIZE} --max-growth 0": "--max-growth must be",
     f"{OPTIMIZE} --time-limit inf": "--time-limit must be",
     f"{OPTIMIZE} --memory-limit inf": "--memory-limit must be",
@@ -132,12 +137,12 @@ CALLS = {
     "optimize good.onnx -o scratch": "it is a folder",
     "optimize good.onnx -o no/such/out.onnx": "cannot write 'no/such/out.onnx': No such file",
     "optimize good.onnx -o /proc/out.onnx": "cannot write '/proc/out.onnx'",
-    "optimize good.onnx -o good.onnx": "is the input model",
-    "optimize good.onnx -o link.onnx": "is the input model",
-    "optimize link.onnx -o good.onnx": "is the input model",
+    "optimize good.onnx -o good.onnx": "is part of the input model",
+    "optimize good.onnx -o link.onnx": "is part of the input model",
+    "optimize link.onnx -o good.onnx": "is part of the input model",
     "optimize split.onnx -o taken.onnx": "'taken.onnx.data'",
     "validate good.onnx --against nowhere.onnx": "cannot read 'nowhere.onnx'",
-    "validate good.onnx --max-error nan": "'--max-error'",
+    "validate good.onnx --max-error 0": "0 is not a number above 0",
     "bench good.onnx good.onnx": "given twice",
     "bench good.onnx nowhere.onnx": "cannot read 'nowhere.onnx'",
     "bench good.onnx --provider cpu,abacus": "provider 'abacus' is unknown",
@@ -224,8 +229,8 @@ def test_debug_shows_the_traceback_wherever_it_stands(
 
 def test_a_full_disk_leaves_nothing_behind(folder: Path) -> None:
     """The kernel itself refuses the write midway, as it does on a disk that is full."""
-    big = ir.to_proto(parse(CONV.replace("4, P", "4000, P"), w=normal(4000, 3, 3, 3)))
-    onnx.save(big, folder / "big.onnx")
+    big = CONV.replace("N, 3, H, W", "1, 3, 8, 8").replace("N, 4", "1, 4000")
+    onnx.save(ir.to_proto(parse(big, w=normal(4000, 3, 3, 3))), folder / "big.onnx")
     before = contents(folder)
     done = subprocess.run(
         [ADVCONV, "optimize", "big.onnx", "-o", "out.onnx", "--level", "fuse"],
@@ -241,8 +246,8 @@ def test_a_full_disk_leaves_nothing_behind(folder: Path) -> None:
 
 
 def test_ctrl_c_while_measuring_leaves_nothing_behind(folder: Path) -> None:
-    slow = ir.to_proto(parse(CONV.replace("N, 3, H, W", "8, 3, 700, 700"), w=WEIGHT))
-    onnx.save(slow, folder / "slow.onnx")
+    slow = CONV.replace("N, 3, H, W", "1, 3, 900, 900").replace("N, 4", "1, 64")
+    onnx.save(ir.to_proto(parse(slow, w=normal(64, 3, 3, 3))), folder / "slow.onnx")
     before = contents(folder)
     process = subprocess.Popen(
         [ADVCONV, "bench", "slow.onnx"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -49,5 +50,6 @@ class Options:
             raise InputError(f"--level '{self.level}' is unknown; use fuse or search")
         for name in ("threads", "max_error", "max_growth", "time_limit", "memory_limit"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
+            if value is not None and not 0 < value < math.inf:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option} must be a number above 0, got {value:g}")

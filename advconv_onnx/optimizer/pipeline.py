@@ -82,8 +82,12 @@ def _open(source: Path, target: Path, options: Options) -> ir.Model:
     files.check_domains(original, str(source))
     files.check_weights(original, str(source))
     files.override_inputs(original, options.inputs)
-    if target.exists() and target.samefile(source):
-        raise InputError(f"'{target}' is the input model, which is never modified; name another -o")
+    inputs = [source, *files.data_files(original)]
+    for output in (target, Path(f"{target}.data")):
+        if output.exists() and any(map(output.samefile, inputs)):
+            raise InputError(
+                f"'{output}' is part of the input model, which is never modified; name another -o"
+            )
     files.check_writable(target)
     return original
 
@@ -101,13 +105,13 @@ def _baseline(source: Path, options: Options, path: Path) -> Path:
 def summarize(path: Path, model: ir.Model) -> ModelSummary:
     """Describe a model file in figures; ``model`` is its content."""
     found = inspect(model)
-    data = Path(f"{path}.data")
+    parts = [path, *files.data_files(files.read(path))]
     return ModelSummary(
         path=str(path),
         sha256=files.sha256(path),
         nodes=files.count_nodes(model),
         parameters=found.parameters,
         macs=found.macs,
-        bytes=path.stat().st_size + (data.stat().st_size if data.exists() else 0),
+        bytes=sum(part.stat().st_size for part in parts),
         opset=files.opset(model),
     )

@@ -23,8 +23,11 @@ _ONNXSIM_SECONDS = 300.0
 _MOST_CULPRITS = 5
 """Sites found guilty one after another before a model's fusions are given up altogether."""
 
-_SMALL_GROWTH = 1 << 20
+_SMALL_GROWTH = 1 << 16
 """Bytes a model may always grow by: a ratio says nothing about a tiny file."""
+
+_FOLDED_PART = 16
+"""One folded constant may take up to this part of the growth that is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +129,22 @@ class Rewriting:
 
     def _fold_constants(self, model: ir.Model) -> ir.Model:
         model, _ = simplify.tidy(model)
-        simplify.fold_constants(model)
+        simplify.fold_constants(model, self._largest_folded // 8)
         return _settle(model)
 
     def _run_onnxsim(self, model: ir.Model) -> ir.Model:
         seconds = self._options.time_limit or _ONNXSIM_SECONDS
-        return _settle(simplify.simplify_apart(model, seconds, self._options.memory_limit))
+        return _settle(
+            simplify.simplify_apart(
+                model, seconds, self._options.memory_limit, self._largest_folded
+            )
+        )
+
+    @property
+    def _largest_folded(self) -> int:
+        """Bytes a folded constant may have."""
+        growth = files.weight_bytes(self._original) * max(self._options.max_growth - 1, 0)
+        return int(max(growth, _SMALL_GROWTH)) // _FOLDED_PART
 
     def _fuse(
         self, rules: Collection[Rule], banned: Collection[Site], limit: int | None = None

@@ -144,7 +144,7 @@ class Matcher:
         order = {node: index for index, node in enumerate(match.nodes[0].graph or ())}
         nodes = tuple(sorted(match.nodes, key=order.__getitem__))
         site = Site(dict(match.bindings), nodes, model.opset_imports.get("", 0) or 0)
-        builder = _Builder(node.name or node.op_type for node in nodes)
+        builder = _Builder(_origin(node) for node in nodes)
         try:
             plan = self.rule.check(site)
             _check_readers(self.rule, site)
@@ -157,6 +157,11 @@ class Matcher:
             names = tuple(node.name or node.op_type for node in nodes)
             return Refusal(self.rule, names, str(refusal))
         return Proposal(self.rule, site, tuple(builder.nodes), tuple(builder.initializers), output)
+
+
+def _origin(node: ir.Node) -> str:
+    """Names in the model as it was given, of a node that may be a replacement itself."""
+    return node.metadata_props.get(MERGED_NAMES, node.name or node.op_type)
 
 
 def _check_readers(rule: Rule, site: Site) -> None:

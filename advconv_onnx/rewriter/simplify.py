@@ -35,9 +35,6 @@ _OURS = (
 """Fusions of onnxsim that are left to our rules, which prove what they do: it takes a constant of
 shape (W,) for one per channel where W equals the channels, and trains BatchNormalization away."""
 
-_LARGEST_FOLDED = 1 << 20
-"""Elements up to which a constant expression is computed: more would bloat the file."""
-
 
 def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
     """Bring a graph into the form all rules expect; computes nothing.
@@ -53,7 +50,7 @@ def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
         attempt = model.clone()
         try:
             model = step(attempt).model
-        except (ir.passes.PassError, ValueError) as error:
+        except Exception as error:  # A pass may raise anything, and its copy is given up.
             failures.append(f"{type(step).__name__}: {error}")
     return model, tuple(failures)
 
@@ -71,10 +68,16 @@ _TIDYING = (
 )
 
 
-def fold_constants(model: ir.Model) -> None:
-    """Compute every expression of constants, in place."""
+def fold_constants(model: ir.Model, largest: int) -> None:
+    """Compute expressions of constants, in place.
+
+    Args:
+        model: the model.
+        largest: elements a result may have; a larger one, such as a table of sines, stays computed
+            when the model is loaded, and the file small.
+    """
     onnxscript_optimizer.fold_constants(
-        model, onnx_shape_inference=False, output_size_limit=_LARGEST_FOLDED
+        model, onnx_shape_inference=False, output_size_limit=largest
     )
 
 
@@ -94,13 +97,16 @@ def raise_opset(model: ir.Model, target: int) -> ir.Model:
     return result
 
 
-def simplify_apart(model: ir.Model, timeout: float, memory_limit: float | None) -> ir.Model:
+def simplify_apart(
+    model: ir.Model, timeout: float, memory_limit: float | None, largest: int
+) -> ir.Model:
     """Run onnxsim in a process of its own, without the fusions that are ours.
 
     Args:
         model: stays as it is.
         timeout: seconds after which the process is killed.
         memory_limit: GiB of address space it may use, None for no limit.
+        largest: bytes a folded constant may have.
 
     Raises:
         CheckError: it failed, was killed, removed nothing, or wrote something that does not load.
@@ -110,7 +116,7 @@ def simplify_apart(model: ir.Model, timeout: float, memory_limit: float | None) 
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         files.save(model, source)
         limit = str(int((memory_limit or 0) * 2**30))
-        command = [sys.executable, "-m", __name__, str(source), str(target), limit]
+        command = [sys.executable, "-m", __name__, str(source), str(target), limit, str(largest)]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=timeout, check=False
@@ -144,7 +150,7 @@ def _restore_metadata(model: ir.Model, result: ir.Model) -> None:
                 node.doc_string = old.doc_string
 
 
-def _run_onnxsim(source: str, target: str, memory_limit: int) -> int:
+def _run_onnxsim(source: str, target: str, memory_limit: int, largest: int) -> int:
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
     # It imports torch where it finds it, for functions not used here: three more seconds.
@@ -154,11 +160,15 @@ def _run_onnxsim(source: str, target: str, memory_limit: int) -> int:
     except ImportError:
         return MissingDependencyError.exit_status
     simplified, _ = onnxsim.simplify(
-        source, check_n=0, skipped_optimizers=list(_OURS), include_subgraph=True
+        source,
+        check_n=0,
+        skipped_optimizers=list(_OURS),
+        include_subgraph=True,
+        tensor_size_threshold=f"{largest}B",
     )
     ir.save(ir.from_proto(simplified), target, format="protobuf")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(_run_onnxsim(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    sys.exit(_run_onnxsim(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

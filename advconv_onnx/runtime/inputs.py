@@ -42,7 +42,7 @@ _INTEGERS_BELOW = 8
 """Integer tensors are mostly indices: small enough for any vocabulary."""
 
 _MOST_ELEMENTS = 1 << 22
-"""Larger inputs than this are not tried."""
+"""Larger inputs than this are not tried once smaller or equally large ones were found."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,7 +134,8 @@ def draw(
                 break
             rung = image, (signal,), (frames,)
             for shapes in _shapes(drawn, known, *rung, batches=(kept + 1, 1)):
-                if shapes in tried or sum(map(math.prod, shapes)) > _MOST_ELEMENTS:
+                is_large = sum(map(math.prod, shapes)) > _MOST_ELEMENTS
+                if shapes in tried or (is_large and samples):
                     continue
                 tried.add(shapes)
                 found = list(_fill(drawn, shapes, given, integer, [seed, len(samples)]))

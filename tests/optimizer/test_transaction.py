@@ -1,0 +1,268 @@
+"""Transactions: kept whole or given up whole, with the reason on record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from advconv_onnx import model as files
+from advconv_onnx.errors import CheckError
+from advconv_onnx.optimizer.transaction import Fusing, Unequal, attempt, fuse
+from advconv_onnx.rewriter.fusions import all_rules
+from advconv_onnx.rewriter.rule import MERGED_NAMES, RULE_NAME, Rule, Site, names_in
+from advconv_onnx.runtime.engine import run_session
+from advconv_onnx.runtime.session import open_session
+
+from ..parsing import normal, parse
+
+W, U, C = normal(4, 4, 3, 3), normal(2, 4, 1, 1, seed=1), normal(1, 4, 1, 1, seed=2)
+STATISTICS = {"s": normal(4, seed=3), "b": normal(4, seed=4), "m": normal(4, seed=5)}
+LONG = parse(
+    """<ir_version: 8, opset_import: ["" : 15]>
+    g (float[N, 4, H, W] x) => (float[N, 2, P, Q] z, float[N, 4, R, S] side) {
+        [conv] a = Conv <pads = [1, 1, 1, 1]> (x, w)
+        [norm] d = BatchNormalization (a, s, b, m, v)
+        [scale] e = Mul(d, c)
+        [relu] f = Relu(e)
+        [shift] h = Add(f, c)
+        [last] z = Conv(h, u)
+        [other] i = Conv <strides = [2, 2]> (x, w)
+        [out] side = Add(i, c)
+    }""",
+    w=W, u=U, c=C, v=np.full(4, 2, np.float32), **STATISTICS,
+)  # fmt: skip
+X = normal(2, 4, 7, 6, seed=9)
+
+
+def fused(model: ir.Model, rules: Iterable[Rule] = (), **options: Any) -> Fusing:
+    return fuse(model, list(rules) or all_rules(), seed=0, **options)
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def outputs(model: ir.Model, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    session = open_session(model, graph_optimizations=False, threads=1)
+    return run_session(session, inputs or {"x": X})
+
+
+def assert_equal(model: ir.Model, other: ir.Model, **inputs: np.ndarray) -> None:
+    want, got = outputs(model, **inputs), outputs(other, **inputs)
+    assert list(want) == list(got)
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5 * abs(array).max())
+
+
+def test_rules_are_applied_until_none_applies() -> None:
+    before = to_bytes(LONG)
+    result = fused(LONG)
+    assert [node.op_type for node in result.model.graph] == ["Conv", "Relu", "Conv", "Conv"]
+    assert [(record.rule, record.nodes) for record in result.applied] == [
+        ("fold_batchnorm", ("conv", "norm")),
+        ("fold_affine", ("norm_fold_batchnorm", "scale")),
+        ("fold_affine_forward", ("shift", "last")),
+        ("fold_affine", ("other", "out")),
+    ]
+    assert all(record.status == "applied" and record.certificate for record in result.applied)
+    assert not result.refused
+    assert to_bytes(LONG) == before, "the model given stays as it is"
+    onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
+    assert_equal(LONG, result.model)
+
+
+def test_the_same_model_gives_the_same_bytes_and_a_second_run_changes_nothing() -> None:
+    first, second = fused(LONG), fused(LONG.clone())
+    assert to_bytes(first.model) == to_bytes(second.model)
+    assert (first.applied, first.refused) == (second.applied, second.refused)
+    again = fused(first.model)
+    assert not again.applied
+    assert to_bytes(again.model) == to_bytes(first.model)
+
+
+def test_new_nodes_tell_where_they_come_from_and_names_stay_unique() -> None:
+    model = fused(LONG).model
+    names = [node.name for node in model.graph]
+    values = [value.name for node in model.graph for value in node.outputs]
+    assert len({*names, *values, *model.graph.initializers}) == len(names_in(model)) - 1  # less x
+    first = model.graph.node(0)
+    assert first.metadata_props[MERGED_NAMES] == "conv,norm,scale"
+    assert first.metadata_props[RULE_NAME] == "fold_affine"
+    assert [value.name for value in model.graph.outputs] == ["z", "side"]
+
+
+def test_a_weight_that_two_convolutions_share_is_folded_for_each() -> None:
+    initializers = fused(LONG).model.graph.initializers
+    (alone, side) = (
+        value.const_value.numpy()
+        for value in initializers.values()
+        if value.const_value.shape.numpy() == W.shape
+    )
+    assert not np.array_equal(alone, side)
+    assert np.array_equal(side, W) or np.array_equal(alone, W), "an addition changes no weight"
+
+
+def test_banned_sites_are_left_out() -> None:
+    site = ("fold_batchnorm", ("conv", "norm"))
+    result = fused(LONG, banned=[site])
+    assert site not in {(record.rule, record.nodes) for record in result.applied}
+    assert "BatchNormalization" in {node.op_type for node in result.model.graph}
+    assert_equal(LONG, result.model)
+
+
+def test_limited_runs_are_prefixes_of_the_whole() -> None:
+    whole = fused(LONG).applied
+    for limit in range(len(whole) + 1):
+        result = fused(LONG, limit=limit)
+        assert result.applied == whole[:limit]
+        assert_equal(LONG, result.model)
+
+
+def test_refused_sites_are_recorded_with_their_reason() -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 13]> g (float[N, 4, H, W] x) => (float[] z) {
+            [conv] a = Conv(x, w) [wide] d = Mul(a, c) [neg] e = Neg(d) [exp] f = Exp(e)
+            [one] h = Add(f, one) [half] i = HardSigmoid <alpha = 0.16666667> (h)
+            [mul] z = Mul(h, i) }""",
+        w=W, c=normal(4), one=np.float32(1),
+    )  # fmt: skip
+    result = fused(model)
+    assert [(record.rule, record.nodes, record.status) for record in result.refused] == [
+        ("fold_affine", ("conv", "wide"), "refused"),
+        ("spell_hardswish", ("half", "mul"), "refused"),
+    ]
+    assert "one value per channel" in result.refused[0].reason
+    assert result.wanted_opset == 14
+    assert not result.applied
+
+
+BODIES = """<ir_version: 8, opset_import: ["" : 15]>
+    g (float[N, 4, H, W] x, bool p) => (float[N, 4, P, Q] z) {
+        a = Conv(x, w)
+        z = If (p) <
+            then_branch = t () => (float[N, 4, P, Q] r) { [in] q = Conv(x, w) [add] r = Add(q, c) },
+            else_branch = e () => (float[N, 4, P, Q] k) { [mul] k = Mul(a, c) }>
+    }"""
+
+
+def test_rules_apply_inside_bodies_with_weights_from_outside() -> None:
+    model = parse(BODIES, w=W, c=C)
+    result = fused(model)
+    assert [record.nodes for record in result.applied] == [("in", "add")]
+    onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
+    for choice in (True, False):
+        assert_equal(model, result.model, x=X, p=np.array(choice))
+
+
+def test_a_value_that_a_body_reads_is_not_folded_away() -> None:
+    """The convolution outside feeds an addition outside and, unseen in its graph, a body."""
+    text = BODIES.replace("a = Conv(x, w)", "a = Conv(x, w) [sum] y = Add(a, c)")
+    model = parse(text.replace("x, w) [add]", "y, v) [add]"), w=W, c=C, v=normal(4, 4, 1, 1))
+    files.infer_shapes(model)
+    result = fused(model)
+    assert "also read by" in " ".join(record.reason for record in result.refused)
+    for choice in (True, False):
+        assert_equal(model, result.model, x=X, p=np.array(choice))
+
+
+class Rename(Rule):
+    """Matches its own replacement for ever."""
+
+    name = "rename"
+    affine_in_weights = False
+
+    def patterns(self) -> Iterable[Callable[..., Any]]:
+        return [lambda op, x: op.Relu(x)]
+
+    def check(self, site: Site) -> None:
+        pass
+
+    def rewrite(self, op: Any, site: Site, plan: None) -> ir.Value:
+        return op.Relu(site["x"])
+
+
+class Break(Rename):
+    """Is wrong."""
+
+    name = "break"
+
+    def rewrite(self, op: Any, site: Site, plan: None) -> ir.Value:
+        return op.Neg(site["x"])
+
+
+def test_a_rule_that_matches_its_own_replacement_runs_out_of_fuel() -> None:
+    result = fused(LONG, [Rename()])
+    assert 1 < len(result.applied) < 100
+    assert_equal(LONG, result.model)
+
+
+def test_a_disproved_site_stays_and_is_tried_once() -> None:
+    result = fused(LONG, [Break(), *all_rules()])
+    (broken,) = [record for record in result.refused if record.rule == "break"]
+    assert broken.status == "inaccurate"
+    assert "difference" in broken.reason
+    assert "Relu" in {node.op_type for node in result.model.graph}
+    assert_equal(LONG, result.model)
+
+
+def count_nodes(model: ir.Model) -> str:
+    return f"{len(model.graph)} nodes"
+
+
+def drop_last(model: ir.Model) -> ir.Model:
+    model.graph.outputs.pop()
+    model.graph.remove(model.graph.node(-1))
+    return model
+
+
+def test_an_attempt_that_verifies_is_kept() -> None:
+    changed, record = attempt("drop", LONG, drop_last, count_nodes)
+    assert len(changed.graph) == len(LONG.graph) - 1
+    assert (record.status, record.reason, record.certificate) == (
+        "applied",
+        "8 -> 7 nodes",
+        "7 nodes",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Unequal("differs"), "inaccurate"),
+        (CheckError("killed"), "refused"),
+        (ir.passes.PassError("no\nsort"), "refused"),
+        (ValueError("bad"), "refused"),
+        (RuntimeError("C++ says no"), "refused"),
+        (KeyError("name"), "refused"),
+        (AssertionError("internal"), "refused"),
+    ],
+)
+@pytest.mark.parametrize("where", ["change", "verify"])
+def test_a_failing_attempt_leaves_the_model_and_says_why(
+    error: Exception, status: str, where: str
+) -> None:
+    before = to_bytes(LONG)
+
+    def fail(model: ir.Model) -> Any:
+        drop_last(model)
+        raise error
+
+    steps = (fail, count_nodes) if where == "change" else (drop_last, fail)
+    model, record = attempt("drop", LONG, *steps)
+    assert model is LONG
+    assert to_bytes(LONG) == before
+    assert record.status == status
+    assert record.reason == " ".join(str(error).split())
+
+
+def test_an_interrupted_attempt_is_no_refusal() -> None:
+    def interrupt(model: ir.Model) -> ir.Model:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt("drop", LONG, interrupt, count_nodes)
