@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 
@@ -14,6 +13,7 @@ from onnxscript.optimizer import fold_constants
 from advconv_onnx import model as model_files
 from advconv_onnx.costs import ReceptiveField, convolution_costs, effective_kernel, element_count
 from advconv_onnx.errors import InputError
+from advconv_onnx.quiet import quiet
 from advconv_onnx.records import Dim, Inspection, Layer, Shape
 
 _WEIGHT = {"Conv": 1, "ConvTranspose": 1, "ConvInteger": 1, "QLinearConv": 3}
@@ -101,9 +101,7 @@ def _inlined_copy(model: ir.Model) -> ir.Model:
 def _settle_shapes(model: ir.Model) -> None:
     """Infer shapes through what the model computes about shapes: small constants only."""
     # It reports each operator it leaves alone as a warning; here that is no event.
-    logger = logging.getLogger("onnxscript.optimizer._constant_folding")
-    before, logger.disabled = logger.disabled, True
-    try:
+    with quiet("onnxscript.optimizer._constant_folding"):
         fold_constants(
             model,
             onnx_shape_inference=True,
@@ -112,8 +110,6 @@ def _settle_shapes(model: ir.Model) -> None:
             # Left alone by default, but exporters make padding amounts of it.
             should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None,
         )
-    finally:
-        logger.disabled = before
     model_files.infer_shapes(model)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ import onnx_ir.passes.common as ir_passes
 from google.protobuf.message import DecodeError
 
 from advconv_onnx.errors import InputError
+from advconv_onnx.quiet import quiet
 from advconv_onnx.records import Shape
 
 INLINE_LIMIT = 1_900_000_000
@@ -149,13 +149,18 @@ def _check_weight_data(model: ir.Model, file: Path) -> None:
             if isinstance(value.const_value, ir.ExternalTensor):
                 _check_external_data(value.const_value, f"'{file}'", f"'{value.name}'")
             elif value.const_value is not None:
-                try:
-                    value.const_value.numpy()
-                except (ValueError, TypeError, AssertionError) as error:
-                    raise InputError(
-                        f"'{file}': the data of initializer '{value.name}' does not fit its shape "
-                        f"({format_shape(tuple(value.const_value.shape.numpy()))}); export the model again"
-                    ) from error
+                _check_inline_data(value.const_value, f"'{file}'", f"'{value.name}'")
+
+
+def _check_inline_data(tensor: ir.TensorProtocol, file: str, name: str) -> None:
+    try:
+        tensor.numpy()
+    except (ValueError, TypeError, AssertionError) as error:
+        shape = format_shape(tuple(tensor.shape.numpy()))
+        raise InputError(
+            f"{file}: the data of initializer {name} does not fit its shape ({shape}); "
+            "export the model again"
+        ) from error
 
 
 def _check_external_data(tensor: ir.ExternalTensor, file: str, name: str) -> None:
@@ -421,12 +426,8 @@ def infer_shapes(model: ir.Model) -> None:
     """Infer the shapes and types of all values, in place; what cannot be inferred stays unknown."""
     # The pass reports operators it cannot infer as warnings with a traceback; unknown shapes are
     # no event here: whoever needs one refuses and says so.
-    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    before, logger.disabled = logger.disabled, True
-    try:
+    with quiet("onnx_ir.passes.common.shape_inference"):
         ir_passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    finally:
-        logger.disabled = before
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -21,7 +21,7 @@ from typing import IO
 import platformdirs
 
 
-class Unavailable(Exception):  # noqa: N818 - a condition to skip on, not a fault of the program
+class Unavailable(Exception):
     """A wheel could not be fetched; the message says why."""
 
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a call: one line, the right exit status, and nothing written or changed."""
+"""Whatever is wrong with a call: one line, the right exit status, nothing written or changed."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file and folder below a folder, but for what libraries keep in TMPDIR for themselves:
+    """Every file and folder below a folder, but for what libraries keep in TMPDIR for themselves.
 
-    ONNX Runtime a session's number, torch a folder for compiled code.
+    That is a session's number of ONNX Runtime, and a folder for torch's compiled code.
     """
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None

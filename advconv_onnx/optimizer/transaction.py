@@ -150,12 +150,13 @@ class _Run:
             site = (matcher.rule.name, result.names)
             if isinstance(result, Refusal):
                 self.refusals[site] = result
-            elif self._may_commit(site):
-                certificate = self._prove(matcher, result, site)
-                if certificate is not None:
-                    commit(graph, result, taken)
-                    self.applied.append(Rewrite(*site, "applied", "", certificate))
-                    return
+                continue
+            certificate = self._prove(matcher, result, site) if self._may_commit(site) else None
+            if certificate is not None:
+                commit(graph, result, taken)
+                self.applied.append(Rewrite(*site, "applied", "", certificate))
+                return
+            result.discard()
 
     def _may_commit(self, site: Site) -> bool:
         if site in self._banned or site in self.disproved:

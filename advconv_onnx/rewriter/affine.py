@@ -30,7 +30,8 @@ def batchnorm(node: ir.Node) -> Affine:
     Raises:
         Refused: it is in training mode, has further outputs, or its statistics are not constant.
     """
-    if node.attributes.get_int("training_mode", 0):
+    # Before opset 14, further outputs are what asks for training.
+    if node.attributes.get_int("training_mode", 0) or len(node.outputs) > 1:
         raise Refused("the BatchNormalization is in training mode: it uses each batch's statistics")
     if not node.attributes.get_int("spatial", 1):
         raise Refused("the BatchNormalization has one statistic per pixel (spatial=0)")

@@ -112,6 +112,10 @@ class Proposal:
         """Names of the nodes that would be replaced."""
         return tuple(node.name or node.op_type for node in self.site.nodes)
 
+    def discard(self) -> None:
+        """Give the proposal up: its nodes must no longer count as readers of the graph's values."""
+        _detach(self.new_nodes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
@@ -154,9 +158,16 @@ class Matcher:
         except NoSite:
             return None
         except Refused as refusal:
+            _detach(builder.nodes)
             names = tuple(node.name or node.op_type for node in nodes)
             return Refusal(self.rule, names, str(refusal))
         return Proposal(self.rule, site, tuple(builder.nodes), tuple(builder.initializers), output)
+
+
+def _detach(nodes: Iterable[ir.Node]) -> None:
+    for node in nodes:
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
 
 
 def _origin(node: ir.Node) -> str:

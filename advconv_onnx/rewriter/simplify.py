@@ -7,6 +7,7 @@ verifies the result of each step.
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from onnxscript import optimizer as onnxscript_optimizer
 from onnxscript.version_converter import ConvertVersionPass
 
 from advconv_onnx import model as files
-from advconv_onnx.errors import CheckError, MissingDependencyError
+from advconv_onnx.errors import CheckError, InputError, MissingDependencyError
+from advconv_onnx.quiet import quiet
 
 _OURS = (
     "fuse_add_bias_into_conv",
@@ -34,6 +36,8 @@ _OURS = (
 )
 """Fusions of onnxsim that are left to our rules, which prove what they do: it takes a constant of
 shape (W,) for one per channel where W equals the channels, and trains BatchNormalization away."""
+
+_PACKAGE_ROOT = str(Path(__file__).parents[2])
 
 
 def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
@@ -51,15 +55,49 @@ def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
         try:
             model = step(attempt).model
         except Exception as error:  # A pass may raise anything, and its copy is given up.
-            failures.append(f"{type(step).__name__}: {error}")
+            failures.append(f"{type(step).__name__}: {' '.join(str(error).split())}")
     return model, tuple(failures)
+
+
+class EliminateIdentities(ir.passes.InPlacePass):
+    """Remove Identity nodes, those of bodies and functions too.
+
+    onnx-ir 1.1's own pass also removes the Identity through which a body returns a value from
+    outside, which ONNX demands, and renames an output of the graph that is returned twice.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Remove them, in place."""
+        removable = [
+            node
+            for _, graph in files.graphs(model)
+            for node in graph
+            if node.op_type == "Identity" and not node.domain
+        ]
+        removed = [node for node in removable if _remove_identity(node)]
+        return ir.passes.PassResult(model, modified=bool(removed))
+
+
+def _remove_identity(node: ir.Node) -> bool:
+    graph, x, y = node.graph, node.inputs[0], node.outputs[0]
+    assert graph is not None
+    assert x is not None
+    producer = x.producer()
+    if y.is_graph_output():
+        if producer is None or producer.graph is not graph or x.is_graph_output():
+            return False
+        x.name = y.name
+    x.type, x.shape = x.type or y.type, x.shape or y.shape
+    ir.convenience.replace_all_uses_with(y, x, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    return True
 
 
 _TIDYING = (
     ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-    ir_passes.IdentityEliminationPass(),
-    ir_passes.CommonSubexpressionEliminationPass(),
+    EliminateIdentities(),
     ir_passes.DeduplicateInitializersPass(),
+    ir_passes.CommonSubexpressionEliminationPass(),
     ir_passes.RemoveUnusedNodesPass(),
     ir_passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
     ir_passes.RemoveUnusedOpsetsPass(),
@@ -88,7 +126,9 @@ def raise_opset(model: ir.Model, target: int) -> ir.Model:
         CheckError: an operator cannot be converted.
     """
     copy = model.clone()
-    result = ConvertVersionPass(target, fallback=True)(copy).model
+    # It warns of each conversion that it leaves to onnx's own converter.
+    with quiet("onnxscript.version_converter"):
+        result = ConvertVersionPass(target, fallback=True)(copy).model
     if files.opset(result) != target:
         raise CheckError(f"opset {files.opset(model)} cannot be converted to {target}")
     imports = [onnx.helper.make_opsetid(*entry) for entry in result.opset_imports.items()]
@@ -116,10 +156,18 @@ def simplify_apart(
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         files.save(model, source)
         limit = str(int((memory_limit or 0) * 2**30))
-        command = [sys.executable, "-m", __name__, str(source), str(target), limit, str(largest)]
+        # -P: a file in the current directory must not shadow a module.
+        command = [sys.executable, "-P", "-m", __name__]
+        command += [str(source), str(target), limit, str(largest)]
+        path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=timeout, check=False
+                command,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+                env={**os.environ, "PYTHONPATH": path},
             )
         except subprocess.TimeoutExpired as error:
             raise CheckError(f"onnxsim took longer than {timeout:.0f} s and was stopped") from error
@@ -128,7 +176,10 @@ def simplify_apart(
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise CheckError(f"onnxsim ended with status {done.returncode}: {last[:200]}")
-        result = files.load(target)
+        try:
+            result = files.load(target)
+        except InputError as error:
+            raise CheckError(f"onnxsim wrote no model that loads: {error}") from error
         # The folder goes away, and with it the external data that a lazy tensor would read.
         ir.external_data.load_to_model(result)
     if files.count_nodes(result) >= files.count_nodes(model):
@@ -151,14 +202,14 @@ def _restore_metadata(model: ir.Model, result: ir.Model) -> None:
 
 
 def _run_onnxsim(source: str, target: str, memory_limit: int, largest: int) -> int:
-    if memory_limit:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
     # It imports torch where it finds it, for functions not used here: three more seconds.
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
         import onnxsim  # noqa: PLC0415 - only this process needs it, and it takes a second
     except ImportError:
         return MissingDependencyError.exit_status
+    if memory_limit:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
     simplified, _ = onnxsim.simplify(
         source,
         check_n=0,

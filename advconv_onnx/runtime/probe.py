@@ -179,12 +179,12 @@ def _convolutions_after(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
 
 def difference(
     before: ir.Model, after: ir.Model, inputs: Mapping[str, NDArray[np.float64]]
-) -> float | None:
-    """Largest difference of the two outputs in float64, over the largest value of the first.
+) -> tuple[float, float] | None:
+    """Largest difference of the two outputs in float64, and the largest value of the first.
 
     Returns:
-        Infinity where shapes or NaN and infinity positions differ; None when ``before`` itself does
-        not run on these inputs.
+        An infinite difference where shapes or NaN and infinity positions differ; None when
+        ``before`` itself does not run on these inputs.
 
     Raises:
         CheckError: ``before`` runs and ``after`` does not.
@@ -196,7 +196,7 @@ def difference(
     names = {value.name for value in after.graph.inputs}
     (found,) = Reference(after).run({n: a for n, a in inputs.items() if n in names}).values()
     if wanted.shape != found.shape or not np.array_equal(np.isfinite(wanted), np.isfinite(found)):
-        return float("inf")
+        return float("inf"), 1.0
     finite = np.isfinite(wanted)
     gap = np.abs(wanted - found)[finite].max(initial=0.0)
-    return float(gap / max(np.abs(wanted)[finite].max(initial=0.0), np.finfo(np.float64).tiny))
+    return float(gap), float(np.abs(wanted)[finite].max(initial=0.0))

@@ -39,6 +39,9 @@ _INNER_TENSORS = 32
 _LAYER_SAMPLES = 3
 """How many samples all layers are compared on: those of the first shape."""
 
+_NEAREST_TENSORS = 4
+"""How many stand-ins for an output are compared at once: mostly the nearest will do."""
+
 _BOUNDS = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1, 1)}
 """Operators that saturate, and the values they saturate at."""
 
@@ -400,15 +403,16 @@ def _stand_in(
     """Find the inner tensor nearest to an output that can tell the two models apart."""
     usable = {value for value in shared if not value.is_graph_output()}
     nearest = itertools.islice((v for v in _upstream(output) if v in usable), _INNER_TENSORS)
-    for name, difference in comparison.measure(tuple(nearest)).items():
-        if difference.problem or (difference.is_float and not difference.is_degenerate):
-            return name, difference
+    for values in _batches(tuple(nearest), _NEAREST_TENSORS):
+        for name, difference in comparison.measure(values).items():
+            if difference.problem or (difference.is_float and not difference.is_degenerate):
+                return name, difference
     return None
 
 
-def _batches(values: Sequence[ir.Value]) -> Iterator[Sequence[ir.Value]]:
-    for start in range(0, len(values), _INNER_TENSORS):
-        yield values[start : start + _INNER_TENSORS]
+def _batches(values: Sequence[ir.Value], size: int) -> Iterator[Sequence[ir.Value]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def _first_difference(shared: Sequence[ir.Value], comparison: _Comparison) -> str:
@@ -416,7 +420,7 @@ def _first_difference(shared: Sequence[ir.Value], comparison: _Comparison) -> st
     limit = comparison.max_error
     few = comparison.samples[:_LAYER_SAMPLES]
     comparison = dataclasses.replace(comparison, samples=few)
-    for values in _batches(shared):
+    for values in _batches(shared, _INNER_TENSORS):
         for value, difference in zip(values, comparison.measure(values).values(), strict=True):
             if difference.differs(limit):
                 node = value.producer()

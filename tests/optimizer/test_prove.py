@@ -31,8 +31,7 @@ from advconv_onnx.rewriter.fusions.spell_hardswish import SpellHardswish
 from advconv_onnx.rewriter.fusions.spell_resize import SpellResize
 from advconv_onnx.rewriter.fusions.spell_silu import SpellSilu
 from advconv_onnx.rewriter.rule import Matcher, Proposal, Rule
-
-from ..parsing import normal, parse
+from tests.parsing import normal, parse
 
 
 def proposal(rule: Rule, model: ir.Model) -> tuple[Matcher, Proposal]:

@@ -17,8 +17,7 @@ from advconv_onnx.rewriter.fusions import all_rules
 from advconv_onnx.rewriter.rule import MERGED_NAMES, RULE_NAME, Rule, Site, names_in
 from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.session import open_session
-
-from ..parsing import normal, parse
+from tests.parsing import normal, parse
 
 W, U, C = normal(4, 4, 3, 3), normal(2, 4, 1, 1, seed=1), normal(1, 4, 1, 1, seed=2)
 STATISTICS = {"s": normal(4, seed=3), "b": normal(4, seed=4), "m": normal(4, seed=5)}
@@ -107,6 +106,32 @@ def test_a_weight_that_two_convolutions_share_is_folded_for_each() -> None:
     assert np.array_equal(side, W) or np.array_equal(alone, W), "an addition changes no weight"
 
 
+def test_a_weight_that_is_also_an_output_keeps_its_values() -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 15]>
+        g (float[N, 4, H, W] x) => (float[] z, float[4, 4, 3, 3] w)
+        { y = Conv(x, w) z = Mul(y, c) }""",
+        w=W,
+        c=C,
+    )
+    result = fused(model)
+    assert len(result.applied) == 1
+    assert_equal(model, result.model)
+
+
+def test_an_operator_goes_when_all_its_convolutions_have_taken_it() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 15]>
+        g (float[N, 4, H, W] x) => (float[] z, float[] v) {
+            [sub] y = Sub(x, c) [one] z = Conv(y, w) [two] v = Conv <OTHER> (y, w)
+        }"""
+    both = fused(parse(text.replace("OTHER", "strides = [2, 2]"), w=W, c=C))
+    assert [node.op_type for node in both.model.graph] == ["Conv", "Conv"]
+    assert_equal(parse(text.replace("OTHER", "strides = [2, 2]"), w=W, c=C), both.model)
+    neither = fused(parse(text.replace("OTHER", "pads = [0, 0, 0, 1]"), w=W, c=C))
+    assert not neither.applied, "the subtraction would stay, and be work for nothing"
+    assert all("padding" in record.reason for record in neither.refused)
+
+
 def test_banned_sites_are_left_out() -> None:
     site = ("fold_batchnorm", ("conv", "norm"))
     result = fused(LONG, banned=[site])
@@ -193,6 +218,21 @@ class Break(Rename):
 
     def rewrite(self, op: Any, site: Site, plan: None) -> ir.Value:
         return op.Neg(site["x"])
+
+
+class BreakNormalization(Break):
+    name = "break_normalization"
+
+    def patterns(self) -> Iterable[Callable[..., Any]]:
+        return [lambda op, x: op.BatchNormalization(x, _allow_other_inputs=True)]
+
+
+@pytest.mark.parametrize("banned", [(), (("break_normalization", ("norm",)),)])
+def test_a_rewrite_given_up_does_not_stand_in_the_way_of_another(banned: Any) -> None:
+    result = fused(LONG, [BreakNormalization(), *all_rules()], banned=banned)
+    assert [record.rule for record in result.refused] == ["break_normalization"] * (not banned)
+    assert result.applied[0].rule == "fold_batchnorm"
+    assert to_bytes(result.model) == to_bytes(fused(LONG).model)
 
 
 def test_a_rule_that_matches_its_own_replacement_runs_out_of_fuel() -> None:

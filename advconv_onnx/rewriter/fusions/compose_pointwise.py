@@ -74,6 +74,11 @@ EXAMPLES = (
         "y = Conv <strides = [2, 1]> (x, w, b) z = Conv(y, v, c)",
         f"{_V}, float[4] b = {{1, 2, 3, 4}}, float[2] c = {{5, 6}}",
     ),
+    """<ir_version: 8, opset_import: ["" : 15]> g (float[N, 1, L] x) => (float[N, 1, P] z)
+    <float[3, 1, 2] w = {1, -2, 3, 4, 5, -6}, float[1, 3, 1] v = {1, 2, -3}> {
+        y = Conv <auto_pad = "SAME_LOWER"> (x, w)
+        z = Conv(y, v)
+    }""",
 )
 
 NEAR_MISSES = (

@@ -73,6 +73,17 @@ EXAMPLES = (
         "float[1, 4, 1, 1] c = {1, -2, 4, 0.5}",
         channels=4,
     ),
+    # One and three spatial axes, depthwise with a multiplier, and an old opset.
+    """<ir_version: 4, opset_import: ["" : 9]> g (float[N, 2, L] x) => (float[N, 4, P] z)
+    <float[4, 1, 2] w = {1, -2, 3, 4, 5, -6, 7, 8}, float[4, 1] c = {1, -2, 3, 0.5}> {
+        y = Conv <group = 2, dilations = [2], pads = [1, 0]> (x, w)
+        z = Mul(y, c)
+    }""",
+    """<ir_version: 8, opset_import: ["" : 15]> g (float[N, 2, D, H, W] x) => (float[] z)
+    <float[2, 1, 1, 2, 1] w = {1, -2, 3, 4}, float[2, 1, 1, 1] c = {1, -2}> {
+        y = ConvTranspose <group = 2, strides = [1, 2, 1], output_padding = [0, 1, 0]> (x, w)
+        z = Sub(c, y)
+    }""",
 )
 
 NEAR_MISSES = (
@@ -96,4 +107,10 @@ NEAR_MISSES = (
         ),
         "also read by",
     ),
+    (
+        _model("y = Conv(x, w) z = Mul(y, c)", "float c = {2}", out="float[] z, float[] y"),
+        "also an output",
+    ),
+    (_model("y = Conv(x, w) z = Add(y, c)", "float[1, 1, 1, 2] c = {1, 2}"), "per channel"),
+    (_model("y = Conv(x, w) d = Neg(c) z = Add(y, d)", "float c = {2}"), ""),
 )

@@ -134,6 +134,12 @@ EXAMPLES = (
         channels=4,
     ),
     _model(f"{_NORMALIZE} z = Conv <group = 2> (y, w)", _STATISTICS, channels=4),
+    # Depthwise with a multiplier, one spatial axis, an old opset.
+    """<ir_version: 4, opset_import: ["" : 9]> g (float[N, 2, L] x) => (float[N, 4, P] z)
+    <float[4, 1, 2] w = {1, -2, 3, 4, 5, -6, 7, 8}, float[2, 1] c = {1, -2}> {
+        y = Add(c, x)
+        z = Conv <group = 2, dilations = [2], auto_pad = "VALID"> (y, w)
+    }""",
 )
 
 NEAR_MISSES = (
@@ -157,6 +163,19 @@ NEAR_MISSES = (
     (
         _model(
             "y = Mul(x, c) z = Conv(y, w) v = Relu(y)", "float c = {2}", outs="float[] z, float[] v"
+        ),
+        "also read by",
+    ),
+    (
+        _model("y = Mul(x, c) z = Conv(y, w)", "float c = {2}", outs="float[] z, float[] y"),
+        "also an output",
+    ),
+    # The product is the weight of another convolution.
+    (
+        _model(
+            "y = Mul(x, c) z = Conv(y, w) v = Conv(x, y)",
+            "float c = {2}",
+            outs="float[] z, float[] v",
         ),
         "also read by",
     ),

@@ -75,6 +75,12 @@ EXAMPLES = (
         y = ConvTranspose <group = 2, strides = [2, 2]> (x, w, b)
         z = BatchNormalization (y, scale, beta, mean, variance)
     }}""",
+    f"""<ir_version: 4, opset_import: ["" : 9]>
+    g (float[N, 2, L] x) => (float[N, 4, P] z)
+    <float[4, 1, 2] w = {{1, -2, 3, 4, 5, -6, 7, 8}}, {_STATISTICS}> {{
+        y = Conv <group = 2, auto_pad = "SAME_UPPER"> (x, w)
+        z = BatchNormalization <momentum = 0.1> (y, scale, beta, mean, variance)
+    }}""",
 )
 
 NEAR_MISSES = (
@@ -103,5 +109,21 @@ NEAR_MISSES = (
             z = BatchNormalization (y, scale, beta, mean, variance)
         }}""",
         "weight is not constant",
+    ),
+    (
+        f"""<ir_version: 4, opset_import: ["" : 9]>
+        g (float[N, 2, H, W] x) => (float[N, 4, P, Q] z) <{_WEIGHT}, {_STATISTICS}> {{
+            y = Conv (x, w)
+            z, m, v, sm, sv = BatchNormalization (y, scale, beta, mean, variance)
+        }}""",
+        "training mode",
+    ),
+    (
+        f"""<ir_version: 8, opset_import: ["" : 15]>
+        g (float[N, 2, H, W] x, float[4] s) => (float[N, 4, P, Q] z) <{_WEIGHT}, {_STATISTICS}> {{
+            y = Conv (x, w)
+            z = BatchNormalization (y, s, beta, mean, variance)
+        }}""",
+        "scale is not constant",
     ),
 )

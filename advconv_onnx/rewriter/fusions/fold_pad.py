@@ -125,6 +125,11 @@ EXAMPLES = (
         _PADS,
         channels=4,
     ),
+    """<ir_version: 7, opset_import: ["" : 11]> g (float[N, 2, L] x) => (float[N, 4, P] z)
+    <float[4, 1, 2] w = {1, -2, 3, 4, 5, -6, 7, 8}, int64[6] p = {0, 0, 2, 0, 0, 1}> {
+        y = Pad(x, p)
+        z = Conv <group = 2, dilations = [2]> (y, w)
+    }""",
 )
 
 NEAR_MISSES = (
@@ -139,5 +144,14 @@ NEAR_MISSES = (
     (
         _model("y = Pad(x, p) z = ConvTranspose <pads = [0, 0, 0, 0]> (y, w)", _PADS, channels=4),
         "negative",
+    ),
+    (
+        _model("u = Relu(v) y = Pad(x, p, u) z = Conv(y, w)", f"{_PADS}, float v = {{0}}"),
+        "constant",
+    ),
+    (_model("q = Abs(p) y = Pad(x, q) z = Conv(y, w)", _PADS), "pads is not constant"),
+    (
+        _model("y = Pad(x, p) z = ConvTranspose <output_shape = [9, 9]> (y, w)", _PADS, channels=4),
+        "output_shape",
     ),
 )

@@ -147,4 +147,19 @@ NEAR_MISSES = (
         _model("a = Add(x, three) b = Clip(a, lo, hi) c = Mul(x, b) z = Div(c, six)", opset=13),
         "opset 14",
     ),
+    # Bounds as attributes: waits for a newer opset.
+    (
+        _model(
+            "a = Add(x, three) b = Clip <min = 0.0, max = 6.0> (a) c = Mul(x, b) z = Div(c, six)",
+            opset=9,
+        ),
+        "opset 14",
+    ),
+    (
+        _model(
+            "a = Add(x, three) b = Clip <min = 0.0, max = 5.0> (a) c = Mul(x, b) z = Div(c, six)",
+            opset=9,
+        ),
+        "not 3",
+    ),
 )
