@@ -432,7 +432,6 @@ def _bench_on(
     asked = {name: paths[name] for name in paths if provider != "cpu" and name not in failures}
     return Bench(
         device(provider, resolve_threads(threads)),
-        largest.shape,
         dataclasses.replace(measurement, failures=failures),
         {name: placement(path, provider) for name, path in asked.items()},
     )

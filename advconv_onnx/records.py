@@ -155,12 +155,14 @@ class Measurement:
         timings: one per candidate, the first being the baseline.
         noise: speedup of the baseline over a second copy of itself: the A/A noise floor.
         rounds: measured rounds.
+        shape: the shapes of the inputs, as text such as "x=1x3x640x640".
         failures: candidates that did not load or run, and why; they have no timing.
     """
 
     timings: tuple[Timing, ...]
     noise: Ratio
     rounds: int
+    shape: str
     failures: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -254,13 +256,11 @@ class Bench:
     """Models timed against each other on one provider.
 
     Attributes:
-        shape: the input shapes timed, as text such as "x=1x3x640x640".
         measurement: its candidates are named by the models' paths.
         placements: by path, where a provider other than the CPU was asked for.
     """
 
     device: Device
-    shape: str
     measurement: Measurement
     placements: Mapping[str, Placement]
 

@@ -47,8 +47,11 @@ def optimization(report: Report) -> RenderableType:
         ("written", report.optimized.path),
     ]
     if measured is not None:
-        facts.insert(1, ("noise", _noise(measured)))
-        facts.insert(2, ("device", _device(report.device)))
+        facts[1:1] = [
+            ("noise", _noise(measured)),
+            ("inputs", measured.shape),
+            ("device", _device(report.device)),
+        ]
     return Group(
         _gains(report.model, report.optimized, measured),
         Text(),
@@ -184,7 +187,7 @@ def bench(run: Bench) -> RenderableType:
         _add_row(table, timing.name, _ms(timing.latency.median), _ms(timing.latency.p90), *versus)
     facts = [
         ("noise", _noise(measured)),
-        ("inputs", run.shape),
+        ("inputs", measured.shape),
         ("device", _device(run.device)),
         *(("failed", f"{name}: {why}") for name, why in measured.failures.items()),
     ]

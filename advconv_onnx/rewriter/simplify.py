@@ -180,8 +180,6 @@ def simplify_apart(
             result = files.load(target)
         except InputError as error:
             raise CheckError(f"onnxsim wrote no model that loads: {error}") from error
-        # The folder goes away, and with it the external data that a lazy tensor would read.
-        ir.external_data.load_to_model(result)
     if files.count_nodes(result) >= files.count_nodes(model):
         raise CheckError("onnxsim removes no node")
     _restore_metadata(model, result)

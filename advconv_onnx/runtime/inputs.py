@@ -47,7 +47,7 @@ _MOST_ELEMENTS = 1 << 22
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
-    """One set of inputs, and their shapes as text, "x=1x3x33x47"; of integer scalars the value."""
+    """One set of inputs, and their shapes as ``spell_shapes`` tells them."""
 
     inputs: Mapping[str, Array]
     shape: str
@@ -271,7 +271,12 @@ def _fill(
             else:
                 values = distribution(rng, shape) if shape else next(limits)
             inputs[spec.name] = np.asarray(values, spec.dtype)
-        yield Sample(inputs, ", ".join(f"{name}={_text(a)}" for name, a in inputs.items()))
+        yield Sample(inputs, spell_shapes(inputs))
+
+
+def spell_shapes(inputs: Mapping[str, Array]) -> str:
+    """Return the shapes of arrays as text, "x=1x3x33x47"; of integer scalars the value."""
+    return ", ".join(f"{name}={_text(array)}" for name, array in inputs.items())
 
 
 def _text(array: Array) -> str:

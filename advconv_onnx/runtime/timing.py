@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from advconv_onnx.errors import CheckError, InputError
 from advconv_onnx.records import Latency, Measurement, Ratio, Timing
 from advconv_onnx.runtime.engine import resolve_threads
+from advconv_onnx.runtime.inputs import spell_shapes
 from advconv_onnx.runtime.providers import require
 from advconv_onnx.runtime.worker import Worker
 
@@ -94,7 +95,7 @@ def measure(
         samples = _run_rounds(
             field, seed, rounds, _TIME_LIMIT if time_limit is None else time_limit, progress
         )
-    return _summarize(names, samples, field.failures, seed)
+    return _summarize(names, samples, spell_shapes(inputs), field.failures, seed)
 
 
 def paired_ratio(baseline: Nanoseconds, candidate: Nanoseconds, seed: int) -> Ratio:
@@ -183,7 +184,11 @@ def _narrow(samples: Nanoseconds, running: Sequence[int], seed: int) -> bool:
 
 
 def _summarize(
-    names: Sequence[str], samples: Nanoseconds, failures: Mapping[str, str], seed: int
+    names: Sequence[str],
+    samples: Nanoseconds,
+    shape: str,
+    failures: Mapping[str, str],
+    seed: int,
 ) -> Measurement:
     timings = tuple(
         Timing(name, _latency(column), paired_ratio(samples[:, 0], column, seed))
@@ -191,7 +196,7 @@ def _summarize(
         if name not in failures
     )
     noise = paired_ratio(samples[:, 0], samples[:, -1], seed)
-    return Measurement(timings, noise, len(samples), failures)
+    return Measurement(timings, noise, len(samples), shape, failures)
 
 
 def _latency(nanoseconds: Nanoseconds) -> Latency:

@@ -32,6 +32,7 @@ MEASUREMENT = Measurement(
     ),
     noise=Ratio(1.001, 0.99, 1.01),
     rounds=25,
+    shape="x=1x3x48x192",
 )
 
 VALIDATION = Validation(
@@ -82,9 +83,12 @@ INSPECTION = Inspection(
 
 BENCH = Bench(
     Device("cuda", 2, "Some Processor", "1.32.0"),
-    "x=1x3x48x192",
     Measurement(
-        MEASUREMENT.timings, MEASUREMENT.noise, 25, {"broken.onnx": "no answer within 120 s"}
+        MEASUREMENT.timings,
+        MEASUREMENT.noise,
+        25,
+        "x=1x3x48x192",
+        {"broken.onnx": "no answer within 120 s"},
     ),
     {"original": Placement({"CUDAExecutionProvider": 9}, ()),
      "optimized": Placement(

@@ -51,6 +51,8 @@ def test_weights_become_integers_of_both_signs_and_never_zero() -> None:
         assert array.all()
     assert arrays_of(twin)["w"].min() < 0 < arrays_of(twin)["w"].max()
     assert len(np.unique(arrays_of(twin)["w"])) > 50
+    large = model_of("z = Conv(x, w)", "N, 4, H, W", w=normal(64, 4, 5, 5))
+    assert arrays_of(twin_of(large))["w"].all()
     assert not np.array_equal(arrays_of(twin)["w"], arrays_of(twin_of(model, seed=1))["w"])
     assert np.array_equal(arrays_of(twin)["w"], arrays_of(twin_of(model))["w"])
 
