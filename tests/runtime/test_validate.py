@@ -169,6 +169,24 @@ def test_the_first_differing_layer_is_named():
     assert result.notes[-1] == "all 6 tensors that both models name agree for x=1x3x33x47"
 
 
+def test_an_inner_tensor_may_have_lost_a_dimension_of_size_one():
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 8] x) => (float[1, 8] y) <int64[1] flat = {{8}}, int64[2] back = {{1, 8}}> {{
+      a = {first}
+      b = Relu (a)
+      y = {last}
+    }}"""
+    original = build(text.format(first="Neg (x)", last="Identity (b)"))
+    candidate = build(text.format(first="Reshape (n, flat)", last="Reshape (b, back)"))
+    candidate.graph.insert_before(
+        candidate.graph[0], negate := ir.node("Neg", [candidate.graph.inputs[0]])
+    )
+    negate.outputs[0].name = "n"
+    candidate.graph[1].replace_input_with(0, negate.outputs[0])
+    notes = validate(original, candidate, layers=True).notes
+    assert notes[-1] == "all 3 tensors that both models name agree for x=1x8"
+
+
 def test_other_names_fail_with_a_note():
     candidate = detector()
     candidate.graph.outputs[0].name = "z"
