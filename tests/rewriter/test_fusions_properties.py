@@ -337,7 +337,7 @@ def test_random_chains_keep_their_results(layers: Any) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(3))
 @pytest.mark.parametrize("layers", FAMILIES, ids=("convolutional", "other"))
 def test_many_random_chains_keep_their_results(layers: Any, part: int) -> None:
     sweep(layers, range(1000 + 1000 * part, 2000 + 1000 * part))
