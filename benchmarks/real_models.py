@@ -1,6 +1,6 @@
 """Compare the original, onnxsim, OnnxSlim and advconv-onnx on real trained models.
 
-    python benchmarks/real_models.py [MODEL ...] [--rounds N] [--threads N] [--seed N]
+    python benchmarks/real_models.py [MODEL ...] [--rounds N] [--threads N] [--seed N] [--profile]
 
 Every tool gets the same file and the same fixed input shapes, runs by its own command in its own
 process, and is timed in one paired run with the original. Prints a markdown table: nodes without
@@ -29,6 +29,7 @@ from advconv_onnx import model as model_file
 from advconv_onnx.errors import AdvconvError
 from advconv_onnx.records import Measurement
 from advconv_onnx.runtime.engine import run_session
+from advconv_onnx.runtime.profile import profile
 from advconv_onnx.runtime.reference import Reference
 from advconv_onnx.runtime.session import open_session
 from advconv_onnx.runtime.timing import measure
@@ -165,7 +166,19 @@ def compare(name: str, arguments: argparse.Namespace, folder: Path) -> Measureme
     )
     for entry in entries:
         print(row(name, entry, measurement), flush=True)
+    if arguments.profile:
+        for entry in (entries[0], entries[-1]):
+            print_profile(name, entry, inputs, arguments.threads)
     return measurement
+
+
+def print_profile(name: str, entry: Entry, inputs: Arrays, threads: int | None) -> None:
+    """Print, as a comment below the table's rows, where ONNX Runtime spends a model's time."""
+    if entry.failure:
+        return
+    times = profile(entry.path, inputs, threads=threads, runs=20)
+    shares = ", ".join(f"{t.op_type} {t.share:.0%} ({t.count})" for t in times if t.share >= 0.01)
+    print(f"<!-- {name}, {entry.tool}: {shares} -->", flush=True)
 
 
 def row(name: str, entry: Entry, measurement: Measurement) -> str:
@@ -210,6 +223,7 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds per model")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", action="store_true", help="also show time per operator")
     arguments = parser.parse_args()
     if unknown := set(arguments.models) - set(DEFAULT):
         parser.error(

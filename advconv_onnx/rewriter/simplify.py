@@ -187,7 +187,8 @@ def simplify_apart(
 
 
 def _restore_metadata(model: ir.Model, result: ir.Model) -> None:
-    """Give back what onnxsim loses: metadata and doc strings of the model and of named nodes."""
+    """Give back the metadata and doc strings of the model and of named nodes, and no others."""
+    result.metadata_props.clear()  # onnxsim tells its own story there
     result.metadata_props.update(model.metadata_props)
     result.doc_string = model.doc_string
     named = {(node.name, node.op_type): node for graph in model.graphs() for node in graph}

@@ -299,3 +299,25 @@ def test_weights_in_external_files_come_back_in_memory(tmp_path: Path) -> None:
     loaded = files.load(path)
     simplified = simplify.simplify_apart(loaded, 60, None, LARGEST)
     assert np.array_equal(run(simplified), run(loaded))
+
+
+def test_onnxsim_neither_loses_nor_adds_metadata() -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 4] x) => (float[N, 4] y) <float[4] c = {1, 2, 3, 4}> {
+            a = Relu(x)
+            b = Transpose <perm = [1, 0]> (a)
+            d = Transpose <perm = [1, 0]> (b)
+            y = Mul(d, c)
+        }"""
+    )
+    model.metadata_props["character"] = "a\nb"
+    model.doc_string = "what it reads"
+    relu = model.graph[0]
+    relu.name, relu.doc_string, relu.metadata_props["from"] = "first", "kept", "a module"
+    result = simplify.simplify_apart(model, 60, None, LARGEST)
+    assert len(result.graph) == 2
+    assert dict(result.metadata_props) == {"character": "a\nb"}
+    assert result.doc_string == "what it reads"
+    (found,) = [node for node in result.graph if node.op_type == "Relu"]
+    assert (found.doc_string, found.metadata_props["from"]) == ("kept", "a module")
