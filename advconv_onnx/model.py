@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -30,6 +31,9 @@ INLINE_LIMIT = 1_900_000_000
 
 RUNNABLE_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 """Operator domains stock ONNX Runtime brings kernels for."""
+
+_MOST_ELEMENTS = 1 << 36
+"""Elements of an input beyond which a shape is a slip of the pen: no machine holds the result."""
 
 _UNLISTED_SINCE = 4
 """The first IR version in which an initializer need not be a graph input."""
@@ -236,12 +240,13 @@ def check_domains(model: ir.Model, name: str) -> None:
 def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     """Write a model whole or not at all: written beside, flushed to disk, then renamed.
 
-    Weights go to ``PATH.data`` when they exceed ``INLINE_LIMIT`` or already were external.
+    Weights go to ``PATH.data`` when they exceed ``INLINE_LIMIT`` or already were external. A link
+    is followed.
 
     Raises:
         InputError: the file cannot be written; nothing is left behind.
     """
-    file = Path(path)
+    file = Path(path).resolve() if os.path.islink(path) else Path(path)
     with _staging_folder(file) as folder:
         external = f"{file.name}.data" if _wants_external_data(model) else None
         try:
@@ -256,12 +261,12 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file whole or not at all.
+    """Write a text file whole or not at all; a link is followed.
 
     Raises:
         InputError: the file cannot be written; nothing is left behind.
     """
-    file = Path(path)
+    file = Path(path).resolve() if os.path.islink(path) else Path(path)
     with _staging_folder(file) as folder:
         try:
             (folder / file.name).write_text(text, encoding="utf-8")
@@ -275,17 +280,18 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse an output path that cannot be written, before any work is done for it.
 
     Raises:
-        InputError: the folder is missing or read-only, or the path is a folder.
+        InputError: the folder is missing or read-only, or the path is a folder or a device.
     """
-    file = Path(path)
-    if file.is_dir():
-        raise InputError(f"cannot write '{file}': it is a folder; name a file")
-    with _staging_folder(file):
+    with _staging_folder(Path(path)):
         pass
 
 
 @contextlib.contextmanager
 def _staging_folder(file: Path) -> Iterator[Path]:
+    # Renaming would replace a device or a pipe instead of writing to it.
+    if file.exists() and not file.is_file():
+        kind = "a folder" if file.is_dir() else "no regular file"
+        raise InputError(f"cannot write '{file}': it is {kind}; name a file")
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{file.name}.", dir=file.parent))
     except OSError as error:
@@ -401,8 +407,14 @@ def _overridable(inputs: Mapping[str, ir.Value], name: str, shape: Shape) -> ir.
             f"--input '{name}': {len(shape)} dimensions given, the model's input has "
             f"{len(value.shape)} ({format_shape(value.shape)})"
         )
-    if any(isinstance(dim, int) and dim < 1 for dim in shape):
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    if any(size < 1 for size in sizes):
         raise InputError(f"--input '{name}': sizes must be at least 1, got {format_shape(shape)}")
+    if math.prod(sizes) > _MOST_ELEMENTS:
+        raise InputError(
+            f"--input '{name}': {format_shape(shape)} is more than {_MOST_ELEMENTS} elements; "
+            "give smaller sizes"
+        )
     return value
 
 

@@ -485,3 +485,22 @@ def test_custom_operators_are_named_and_local_functions_are_not() -> None:
     )
     with pytest.raises(InputError, match=r"operator q\.Own \(node 'mine'\) needs a custom"):
         files.check_domains(model, "m.onnx")
+
+
+def test_a_pipe_is_refused_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for write in (files.check_writable, lambda path: files.write_text(path, "{}")):
+        with pytest.raises(InputError, match="no regular file"):
+            write(pipe)
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    files.write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"

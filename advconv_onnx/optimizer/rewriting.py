@@ -44,6 +44,14 @@ class Candidate:
     validation: Validation
 
 
+@dataclasses.dataclass(frozen=True)
+class _Base:
+    """A model that fusions start from, and what was decided on the way to it."""
+
+    model: ir.Model
+    records: tuple[Rewrite, ...]
+
+
 class Rewriting:
     """The rewrites of one model under one set of options."""
 
@@ -60,7 +68,10 @@ class Rewriting:
         self._original = original
         self._options = options
         self._announce = announce
-        self._prepared, self._records = self._prepare()
+        base = _Base(original, self._unlisted_initializers())
+        base = self._keep(base, "fold_constants", self._fold_constants)
+        self._old_opset = self._keep(base, "onnxsim", self._run_onnxsim)
+        self._new_opset = self._raise_opset(self._old_opset)
 
     def candidate(self, without: Collection[str] = ()) -> Candidate:
         """The model with all rewrites made, except those of the rules named in ``without``.
@@ -70,18 +81,22 @@ class Rewriting:
         """
         rules = [rule for rule in all_rules() if rule.name not in without]
         banned: dict[Site, Rewrite] = {}
+        base = self._new_opset
         while len(banned) < _MOST_CULPRITS:
             self._announce("fusing")
-            fusing = self._fuse(rules, banned)
+            fusing = self._fuse(base, rules, banned)
+            if base is not self._old_opset and not self._uses_new_opset(rules, fusing):
+                base = self._old_opset
+                fusing = self._fuse(base, rules, banned)
             self._announce("validating")
             validation = self._validate(fusing.model)
-            records = (*self._records, *fusing.applied, *banned.values(), *fusing.refused)
+            records = (*base.records, *fusing.applied, *banned.values(), *fusing.refused)
             if growth := self._growth(fusing.model):
                 return self.untouched(records, "refused", growth)
             if validation.passed:
                 return Candidate(fusing.model, records, validation)
             self._announce("finding the rewrite that breaks the model")
-            guilty = self._find_guilty(rules, banned, len(fusing.applied))
+            guilty = self._find_guilty(base, rules, banned, len(fusing.applied))
             if guilty is None:
                 break
             reason = _why(validation)
@@ -106,26 +121,29 @@ class Rewriting:
         )
         return Candidate(self._original, given_up, validation)
 
-    def _prepare(self) -> tuple[ir.Model, list[Rewrite]]:
-        records = []
+    def _unlisted_initializers(self) -> tuple[Rewrite, ...]:
         listed = self._original.meta.get(files.LISTED_INITIALIZERS, 0)
-        if listed:
-            reason = f"{listed} initializers are no longer graph inputs, so they are constants"
-            records.append(Rewrite("unlist_initializers", (), "applied", reason))
-        model = self._original
+        reason = f"{listed} initializers are no longer graph inputs, so they are constants"
+        return (Rewrite("unlist_initializers", (), "applied", reason),) if listed else ()
 
-        def keep(name: str, change: Callable[[ir.Model], ir.Model]) -> None:
-            nonlocal model
-            self._announce(name)
-            model, record = attempt(name, model, change, self._verify)
-            records.append(record)
+    def _keep(self, base: _Base, name: str, change: Callable[[ir.Model], ir.Model]) -> _Base:
+        self._announce(name)
+        model, record = attempt(name, base.model, change, self._verify)
+        return _Base(model, (*base.records, record))
 
-        keep("fold_constants", self._fold_constants)
-        keep("onnxsim", self._run_onnxsim)
-        wanted = fuse(model, all_rules(), seed=self._options.seed, limit=0).wanted_opset
-        if wanted:
-            keep("raise_opset", lambda copy: _settle(simplify.raise_opset(copy, wanted)))
-        return model, records
+    def _raise_opset(self, base: _Base) -> _Base:
+        """Raise the opset if sites of this model wait for a newer one."""
+        wanted = self._fuse(base, all_rules(), (), limit=0).wanted_opset
+        if not wanted:
+            return base
+        return self._keep(
+            base, "raise_opset", lambda model: _settle(simplify.raise_opset(model, wanted))
+        )
+
+    def _uses_new_opset(self, rules: Collection[Rule], fusing: Fusing) -> bool:
+        old = files.opset(self._old_opset.model)
+        needing = {rule.name for rule in rules if rule.minimum_opset > old}
+        return any(rewrite.rule in needing for rewrite in fusing.applied)
 
     def _fold_constants(self, model: ir.Model) -> ir.Model:
         model, _ = simplify.tidy(model)
@@ -147,22 +165,26 @@ class Rewriting:
         return int(max(growth, _SMALL_GROWTH)) // _FOLDED_PART
 
     def _fuse(
-        self, rules: Collection[Rule], banned: Collection[Site], limit: int | None = None
+        self,
+        base: _Base,
+        rules: Collection[Rule],
+        banned: Collection[Site],
+        limit: int | None = None,
     ) -> Fusing:
-        return fuse(self._prepared, rules, seed=self._options.seed, banned=banned, limit=limit)
+        return fuse(base.model, rules, seed=self._options.seed, banned=banned, limit=limit)
 
     def _find_guilty(
-        self, rules: Collection[Rule], banned: Collection[Site], applied: int
+        self, base: _Base, rules: Collection[Rule], banned: Collection[Site], applied: int
     ) -> Rewrite | None:
         """Bisect for the first site whose rewriting makes the model differ."""
         good, bad = 0, applied
-        if not bad or not self._validate(self._fuse(rules, banned, 0).model).passed:
+        if not bad or not self._validate(self._fuse(base, rules, banned, 0).model).passed:
             return None
         while bad - good > 1:
             middle = (good + bad) // 2
-            passed = self._validate(self._fuse(rules, banned, middle).model).passed
+            passed = self._validate(self._fuse(base, rules, banned, middle).model).passed
             good, bad = (middle, bad) if passed else (good, middle)
-        return self._fuse(rules, banned, bad).applied[-1]
+        return self._fuse(base, rules, banned, bad).applied[-1]
 
     def _growth(self, model: ir.Model) -> str:
         """Say by how much a model has grown if that is too much, else nothing."""

@@ -37,6 +37,15 @@ _OURS = (
 """Fusions of onnxsim that are left to our rules, which prove what they do: it takes a constant of
 shape (W,) for one per channel where W equals the channels, and trains BatchNormalization away."""
 
+_RANDOM = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+
 _PACKAGE_ROOT = str(Path(__file__).parents[2])
 
 
@@ -53,7 +62,9 @@ def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
     for step in _TIDYING:
         attempt = model.clone()
         try:
-            model = step(attempt).model
+            # They report what they leave alone as warnings; here that is no event.
+            with quiet(type(step).__module__):
+                model = step(attempt).model
         except Exception as error:  # A pass may raise anything, and its copy is given up.
             failures.append(f"{type(step).__name__}: {' '.join(str(error).split())}")
     return model, tuple(failures)
@@ -149,9 +160,13 @@ def simplify_apart(
         largest: bytes a folded constant may have.
 
     Raises:
-        CheckError: it failed, was killed, removed nothing, or wrote something that does not load.
+        CheckError: it failed, was killed, removed nothing, wrote something that does not load, or
+            must not be run because the model draws random numbers: it merges independent draws.
         MissingDependencyError: onnxsim is not installed.
     """
+    drawing = sorted({n.op_type for _, graph in files.graphs(model) for n in graph} & _RANDOM)
+    if drawing:
+        raise CheckError(f"onnxsim would merge independent draws of {', '.join(drawing)}")
     with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         files.save(model, source)

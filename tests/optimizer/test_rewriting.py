@@ -13,6 +13,7 @@ from advconv_onnx.errors import CheckError
 from advconv_onnx.optimizer import rewriting as module
 from advconv_onnx.optimizer import transaction
 from advconv_onnx.optimizer.options import Options
+from advconv_onnx.optimizer.prove import Disproved
 from advconv_onnx.optimizer.rewriting import Rewriting
 from advconv_onnx.rewriter import simplify
 from advconv_onnx.rewriter.fusions import all_rules
@@ -140,3 +141,18 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     source = paddle_block(tmp_path / "m.onnx")
     first, second = (ir.to_proto(rewriting(source).candidate().model) for _ in range(2))
     assert first.SerializeToString() == second.SerializeToString()
+
+
+def test_the_opset_is_not_raised_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disprove(matcher: Any, *_: Any) -> str:
+        if matcher.rule.minimum_opset > 12:
+            raise Disproved("in this test")
+        return "not looked at"
+
+    monkeypatch.setattr(transaction, "prove", disprove)
+    candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
+    assert files.opset(candidate.model) == 12
+    assert "raise_opset" not in by_rule(candidate)
+    assert by_rule(candidate)["fold_batchnorm"] == "applied"

@@ -321,3 +321,19 @@ def test_onnxsim_neither_loses_nor_adds_metadata() -> None:
     assert result.doc_string == "what it reads"
     (found,) = [node for node in result.graph if node.op_type == "Relu"]
     assert (found.doc_string, found.metadata_props["from"]) == ("kept", "a module")
+
+
+def test_onnxsim_is_not_run_where_it_would_merge_random_draws() -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 4] x) => (float[N, 4] y) {
+            r = RandomNormalLike(x)
+            q = RandomNormalLike(x)
+            y = Sub(r, q)
+        }"""
+    )
+    with pytest.raises(CheckError, match="independent draws of RandomNormalLike"):
+        simplify.simplify_apart(model, 60, None, LARGEST)
+    simplify.fold_constants(model, LARGEST)
+    model, _ = simplify.tidy(model)
+    assert [node.op_type for node in model.graph].count("RandomNormalLike") == 2

@@ -38,7 +38,7 @@ class SpellResize(Rule):
     name = "spell_resize"
     affine_in_weights = False
     needs_shapes = True
-    minimum_opset = 11
+    minimum_opset = 13  # before, an absent region of interest must be spelled out
 
     def patterns(self) -> Iterable[Callable[..., Any]]:
         def pattern(op: Any, x: Any) -> Any:
