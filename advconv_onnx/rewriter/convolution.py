@@ -113,6 +113,14 @@ class Convolution:
     def _by_group(self) -> Array:
         return self.weight.reshape(self.group, -1, *self.weight.shape[1:])
 
+    def rebuild_scaled(self, op: Any, x: ir.Value, scale: Array, shift: Array) -> ir.Value:
+        """The same convolution of ``x``, its output times ``scale`` plus ``shift``, both (C_out,).
+
+        Raises:
+            Refused: a weight that was finite overflows.
+        """
+        return self.rebuild(op, x, self.scale_output(scale), self.bias * scale + shift)
+
     def rebuild(
         self, op: Any, x: ir.Value, weight: Array, bias: Array, **attributes: Any
     ) -> ir.Value:

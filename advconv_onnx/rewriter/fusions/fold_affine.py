@@ -45,9 +45,7 @@ class FoldAffine(Rule):
 
     def rewrite(self, op: Any, site: Site, plan: tuple[Convolution, Affine]) -> ir.Value:
         convolution, affine = plan
-        weight = convolution.scale_output(affine.scale)
-        bias = convolution.bias * affine.scale + affine.shift
-        return convolution.rebuild(op, site["x"], weight, bias)
+        return convolution.rebuild_scaled(op, site["x"], affine.scale, affine.shift)
 
 
 RULE = FoldAffine()

@@ -44,9 +44,7 @@ class FoldBatchnorm(Rule):
 
     def rewrite(self, op: Any, site: Site, plan: tuple[Convolution, Affine]) -> ir.Value:
         convolution, affine = plan
-        weight = convolution.scale_output(affine.scale)
-        bias = convolution.bias * affine.scale + affine.shift
-        return convolution.rebuild(op, site["x"], weight, bias)
+        return convolution.rebuild_scaled(op, site["x"], affine.scale, affine.shift)
 
 
 RULE = FoldBatchnorm()
