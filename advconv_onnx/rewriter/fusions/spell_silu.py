@@ -3,8 +3,8 @@
     x / (1 + exp(-x))  =  Swish(x; alpha=1)  =  x * Sigmoid(x)
 
 ONNX Runtime 1.32 fuses Mul(x, Sigmoid(x)) into one operator that stays in its blocked layout. It
-has no kernel for opset 24's Swish, which it inlines with two Casts (a block with it takes 1.1 to 1.6
-times as long, ``benchmarks/spellings.py``), so the pair is the canonical spelling, and Swish is
+has no kernel for opset 24's Swish, which it inlines with two Casts (a block with it takes 1.1 to
+1.6 times as long, ``benchmarks/spellings.py``), so the pair is the canonical spelling, and Swish is
 brought back to it. Refused for other constants and when an intermediate value is read elsewhere.
 """
 
