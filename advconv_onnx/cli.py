@@ -307,6 +307,7 @@ def validate(
     """Tell whether a model computes what it should; the exit status is 1 when not."""
     shapes = parse_inputs(inputs)
     _check_json(json, model, *filter(None, [against]))
+    from advconv_onnx import model as files
     from advconv_onnx.report import schema, terminal
     from advconv_onnx.runtime.placement import placement
     from advconv_onnx.runtime.validate import validate as compare
@@ -322,11 +323,11 @@ def validate(
     }
     with _progress() as announce:
         announce("validating")
-        judged = _open(model, shapes)
+        judged = files.load_runnable(model, shapes)
         if against is None:
             found = validate_runtime(judged, **options)
         else:
-            trusted = _open(against, shapes)
+            trusted = files.load_runnable(against, shapes)
             _adopt_sizes(trusted, judged)
             found = compare(trusted, judged, **options)
     screens = [terminal.validation(found)]
@@ -370,6 +371,7 @@ def bench(
     _check_json(json, *models)
     if len(set(models)) < len(models):
         raise InputError("a model is given twice; once is enough to measure the noise floor")
+    from advconv_onnx import model as files
     from advconv_onnx.report import schema, terminal
     from advconv_onnx.runtime.providers import require
 
@@ -379,24 +381,15 @@ def bench(
     with _progress() as announce, tempfile.TemporaryDirectory(prefix="advconv-") as folder:
         announce("reading")
         arrays = _read_arrays(data)
-        paths = {str(path): _with_shapes(path, shapes, Path(folder)) for path in models}
+        for path in models:
+            files.load_runnable(path, shapes)
+        paths = {
+            str(path): files.reshaped(path, shapes, Path(folder, f"{index}.onnx"))
+            for index, path in enumerate(models)
+        }
         runs = [_bench_on(name, paths, arrays, threads, seed, announce) for name in providers]
     _publish([terminal.bench(run) for run in runs], schema.bench(runs), json)
     return 1 if any(run.measurement.failures for run in runs) else 0
-
-
-def _with_shapes(path: Path, shapes: Mapping[str, Shape], folder: Path) -> Path:
-    """The file itself, or a copy with nothing but the shapes of its inputs changed."""
-    from advconv_onnx import model as files
-
-    _open(path, shapes)
-    if not shapes:
-        return path
-    copy = files.read(path)
-    files.override_inputs(copy, shapes)
-    target = folder / f"{len(list(folder.iterdir()))}.onnx"
-    files.save(copy, target)
-    return target
 
 
 def _bench_on(
@@ -407,19 +400,19 @@ def _bench_on(
     seed: int,
     announce: Callable[[str], None],
 ) -> Bench:
+    from advconv_onnx import model as files
     from advconv_onnx.records import Bench
     from advconv_onnx.runtime.engine import resolve_threads
-    from advconv_onnx.runtime.inputs import runnable_samples
+    from advconv_onnx.runtime.inputs import largest_sample
     from advconv_onnx.runtime.placement import placement
     from advconv_onnx.runtime.providers import device
     from advconv_onnx.runtime.timing import measure
 
-    baseline = _open(next(iter(paths.values())), {})
-    samples = runnable_samples(baseline, seed=seed, threads=threads, data=data)
-    largest = max(samples, key=lambda s: sum(array.size for array in s.inputs.values()))
+    baseline = files.load_runnable(next(iter(paths.values())), {})
+    sample = largest_sample(baseline, seed=seed, threads=threads, data=data)
     measurement = measure(
         paths,
-        largest.inputs,
+        sample.inputs,
         provider=provider,
         threads=threads,
         seed=seed,
@@ -522,17 +515,6 @@ def parse_inputs(arguments: Sequence[str] | None) -> dict[str, Shape]:
 
 def _is_dim(text: str) -> bool:
     return text == "?" or (text.isascii() and (text.isdigit() or text.isidentifier()))
-
-
-def _open(path: Path, shapes: Mapping[str, Shape]) -> ir.Model:
-    """Load a model that is going to be run."""
-    from advconv_onnx import model as files
-
-    model = files.load(path)
-    files.check_domains(model, str(path))
-    files.check_weights(model, str(path))
-    files.override_inputs(model, shapes)
-    return model
 
 
 def _read_arrays(path: Path | None) -> dict[str, np.ndarray] | None:

@@ -200,6 +200,33 @@ def _forget_placeholders(value: ir.Value) -> None:
         )
 
 
+def load_runnable(path: str | os.PathLike[str], shapes: Mapping[str, Shape]) -> ir.Model:
+    """Load a model that is going to be run, with new shapes for some of its inputs.
+
+    Raises:
+        InputError: as ``load``, ``check_domains``, ``check_weights`` and ``override_inputs``.
+    """
+    model = load(path)
+    check_domains(model, str(path))
+    check_weights(model, str(path))
+    override_inputs(model, shapes)
+    return model
+
+
+def reshaped(path: Path, shapes: Mapping[str, Shape], target: Path) -> Path:
+    """The file itself or, given shapes, a copy at ``target`` with no more than them changed.
+
+    Raises:
+        InputError: as ``read``, ``override_inputs`` and ``save``.
+    """
+    if not shapes:
+        return path
+    copy = read(path)
+    override_inputs(copy, shapes)
+    save(copy, target)
+    return target
+
+
 def check_weights(model: ir.Model, name: str) -> None:
     """Refuse a model with NaN among its weights: no comparison could prove anything about it.
 

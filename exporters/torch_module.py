@@ -32,7 +32,7 @@ from advconv_onnx.errors import CheckError, InputError, MissingDependencyError
 from advconv_onnx.optimizer.transaction import fuse
 from advconv_onnx.records import Shape, TensorCheck, Validation
 from advconv_onnx.rewriter.fusions import all_rules
-from advconv_onnx.rewriter.simplify import fold_constants, tidy
+from advconv_onnx.rewriter.simplify import fold_constants, settle, tidy
 from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.session import open_session
 
@@ -375,9 +375,7 @@ def _canonical(model: ir.Model, seed: int) -> ir.Model:
         value.metadata_props.clear()
     model, _ = tidy(model)
     fold_constants(model, _LARGEST_FOLDED)
-    model, _ = tidy(model)
-    model_file.infer_shapes(model)
-    return fuse(model, all_rules(), seed=seed).model
+    return fuse(settle(model), all_rules(), seed=seed).model
 
 
 def _merged_dims(model: ir.Model, inputs: Mapping[str, Shape]) -> list[str]:

@@ -19,7 +19,7 @@ from advconv_onnx.optimizer.options import Options
 from advconv_onnx.optimizer.rewriting import Rewriting
 from advconv_onnx.records import ModelSummary, Report
 from advconv_onnx.runtime.engine import resolve_threads
-from advconv_onnx.runtime.inputs import runnable_samples
+from advconv_onnx.runtime.inputs import largest_sample
 from advconv_onnx.runtime.providers import device, require
 
 
@@ -58,12 +58,12 @@ def optimize(
     measurement = None
     if wanted.level == "search":
         with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
-            baseline = _baseline(source, wanted, Path(folder, "original.onnx"))
-            samples = runnable_samples(
+            # The file to beat is the user's own, with nothing but the input shapes changed.
+            baseline = files.reshaped(source, wanted.inputs, Path(folder, "original.onnx"))
+            sample = largest_sample(
                 original, seed=wanted.seed, threads=wanted.threads, data=wanted.data
             )
-            largest = max(samples, key=lambda s: sum(a.size for a in s.inputs.values()))
-            trial = Trial(baseline, largest.inputs, wanted, deadline, Path(folder))
+            trial = Trial(baseline, sample.inputs, wanted, deadline, Path(folder))
             candidate, measurement = decide(trial, rewriting, candidate, announce)
     announce("writing")
     files.save(candidate.model, target)
@@ -78,10 +78,7 @@ def optimize(
 
 
 def _open(source: Path, target: Path, options: Options) -> ir.Model:
-    original = files.load(source)
-    files.check_domains(original, str(source))
-    files.check_weights(original, str(source))
-    files.override_inputs(original, options.inputs)
+    original = files.load_runnable(source, options.inputs)
     inputs = [source, *files.data_files(original)]
     for output in (target, Path(f"{target}.data")):
         if output.exists() and any(map(output.samefile, inputs)):
@@ -90,16 +87,6 @@ def _open(source: Path, target: Path, options: Options) -> ir.Model:
             )
     files.check_writable(target)
     return original
-
-
-def _baseline(source: Path, options: Options, path: Path) -> Path:
-    """The file to beat: the user's own, with nothing but the input shapes changed."""
-    if not options.inputs:
-        return source
-    untouched = files.read(source)
-    files.override_inputs(untouched, options.inputs)
-    files.save(untouched, path)
-    return path
 
 
 def summarize(path: Path, model: ir.Model) -> ModelSummary:

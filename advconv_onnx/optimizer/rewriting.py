@@ -88,11 +88,11 @@ class Rewriting:
             if base is not self._old_opset and not self._uses_new_opset(rules, fusing):
                 base = self._old_opset
                 fusing = self._fuse(base, rules, banned)
-            self._announce("validating")
-            validation = self._validate(fusing.model)
             records = (*base.records, *fusing.applied, *banned.values(), *fusing.refused)
             if growth := self._growth(fusing.model):
                 return self.untouched(records, "refused", growth)
+            self._announce("validating")
+            validation = self._validate(fusing.model)
             if validation.passed:
                 return Candidate(fusing.model, records, validation)
             self._announce("finding the rewrite that breaks the model")
@@ -137,7 +137,7 @@ class Rewriting:
         if not wanted:
             return base
         return self._keep(
-            base, "raise_opset", lambda model: _settle(simplify.raise_opset(model, wanted))
+            base, "raise_opset", lambda model: simplify.settle(simplify.raise_opset(model, wanted))
         )
 
     def _uses_new_opset(self, rules: Collection[Rule], fusing: Fusing) -> bool:
@@ -148,11 +148,11 @@ class Rewriting:
     def _fold_constants(self, model: ir.Model) -> ir.Model:
         model, _ = simplify.tidy(model)
         simplify.fold_constants(model, self._largest_folded // 8)
-        return _settle(model)
+        return simplify.settle(model)
 
     def _run_onnxsim(self, model: ir.Model) -> ir.Model:
         seconds = self._options.time_limit or _ONNXSIM_SECONDS
-        return _settle(
+        return simplify.settle(
             simplify.simplify_apart(
                 model, seconds, self._options.memory_limit, self._largest_folded
             )
@@ -213,12 +213,6 @@ class Rewriting:
             data=options.data,
             float64=float64,
         )
-
-
-def _settle(model: ir.Model) -> ir.Model:
-    model, _ = simplify.tidy(model)
-    files.infer_shapes(model)
-    return model
 
 
 def _why(validation: Validation) -> str:

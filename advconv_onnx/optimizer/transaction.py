@@ -11,7 +11,7 @@ from advconv_onnx import model as files
 from advconv_onnx.optimizer.prove import Disproved, prove
 from advconv_onnx.records import Rewrite
 from advconv_onnx.rewriter.rule import Matcher, Proposal, Refusal, Rule, commit, names_in
-from advconv_onnx.rewriter.simplify import tidy
+from advconv_onnx.rewriter.simplify import settle
 
 _FUEL = 20
 """Passes over a graph before rules that undo each other are stopped."""
@@ -88,8 +88,7 @@ def fuse(
     for _ in range(_FUEL):
         if not run.pass_over():
             break
-        run.model, _ = tidy(run.model)
-        files.infer_shapes(run.model)
+        run.model = settle(run.model)
     waiting = [r.rule.minimum_opset for r in run.refusals.values()]
     opset = files.opset(run.model)
     return Fusing(

@@ -70,6 +70,13 @@ def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
     return model, tuple(failures)
 
 
+def settle(model: ir.Model) -> ir.Model:
+    """Tidy a graph and infer its shapes: the state in which rules look at it."""
+    model, _ = tidy(model)
+    files.infer_shapes(model)
+    return model
+
+
 class EliminateIdentities(ir.passes.InPlacePass):
     """Remove Identity nodes, those of bodies and functions too.
 

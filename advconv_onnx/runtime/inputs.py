@@ -101,6 +101,21 @@ def _is_finite(value: Array) -> bool:
     return not is_float or bool(np.isfinite(value).all())
 
 
+def largest_sample(
+    model: ir.Model,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    data: Mapping[str, Array] | None = None,
+) -> Sample:
+    """Return the largest of the runnable samples, which is the one to time a model with.
+
+    Arguments and errors are those of ``runnable_samples``.
+    """
+    samples = runnable_samples(model, seed=seed, threads=threads, data=data)
+    return max(samples, key=lambda sample: sum(array.size for array in sample.inputs.values()))
+
+
 def draw(
     model: ir.Model, runs: Runs, *, seed: int = 0, data: Mapping[str, Array] | None = None
 ) -> tuple[Sample, ...]:
