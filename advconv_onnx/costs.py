@@ -55,6 +55,19 @@ def convolution_costs(
     )
 
 
+def add_costs(first: Costs, second: Costs) -> Costs:
+    """Costs of two layers together; None where one is unknown."""
+
+    def add(a: int | None, b: int | None) -> int | None:
+        return None if a is None or b is None else a + b
+
+    return Costs(
+        add(first.parameters, second.parameters),
+        add(first.macs, second.macs),
+        add(first.bytes, second.bytes),
+    )
+
+
 def element_count(shape: Shape | None) -> int | None:
     """Number of elements of a tensor, None unless every dimension is known."""
     sizes = [dim for dim in shape or () if isinstance(dim, int)]

@@ -34,6 +34,22 @@ class Costs:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LayerCosts:
+    """What one layer costs, before it is built.
+
+    Attributes:
+        costs: as ``advconv inspect`` counts them: weights and biases, no BatchNormalization; summed
+            over the convolutions of a layer that consists of several.
+        effective_kernel: extent of the dilated kernel per spatial axis, of the first convolution.
+        receptive_field: pixels of the layer's input that reach one output pixel, per axis.
+    """
+
+    costs: Costs
+    effective_kernel: tuple[int, ...]
+    receptive_field: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Layer:
     """One convolution-like layer of a graph, a row of ``advconv inspect``.
 

@@ -1,0 +1,1 @@
+"""Exact mathematics of the layers: no ONNX, no clock."""

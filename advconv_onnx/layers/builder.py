@@ -1,0 +1,360 @@
+"""The one place that creates nodes, names, initializers and value infos."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx import helper
+
+from advconv_onnx.errors import InputError
+from advconv_onnx.layers.initializers import Array, Weight, initializer
+from advconv_onnx.model import format_shape, infer_shapes
+from advconv_onnx.records import Shape
+
+DEFAULT_OPSET = 20
+OLDEST_OPSET, NEWEST_OPSET = 11, 24
+"""From the first opset with today's Resize to the newest that ONNX Runtime 1.32 calls released."""
+
+DTYPES = {
+    "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "float64": ir.DataType.DOUBLE,
+}
+
+# fmt: off
+_FLOAT32_ONLY = {
+    "AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "HardSigmoid", "HardSwish",
+    "LeakyRelu", "Resize",
+}
+# fmt: on
+"""Operators of the layers without a float64 kernel in ONNX Runtime's CPU provider. Those it has
+none for in float16 it runs in float32 between casts."""
+
+_MOST_NAMED = 20
+"""Entries of a state dict that an error names one by one before it only counts."""
+
+
+class Builder:
+    """Builds a graph, or continues an existing one, node by node.
+
+    Names come from scopes and are joined with dots, the way torch names parameters: a convolution
+    called "conv1" in the scope "layer1.0" has the weight "layer1.0.conv1.weight". Weights that are
+    drawn depend on the seed and on their own name only, not on what else is in the graph.
+
+    >>> from advconv_onnx.layers import conv
+    >>> b = Builder()
+    >>> y = conv(b, b.input("x", ("N", 3, "H", "W")), 8, 3, pads=1, activation="Relu")
+    >>> b.output(y, "y")
+    >>> [node.name for node in b.model().graph]
+    ['conv', 'conv.relu']
+    """
+
+    def __init__(
+        self,
+        name: str = "advconv",
+        *,
+        opset: int = DEFAULT_OPSET,
+        dtype: str = "float32",
+        seed: int = 0,
+        weights: Mapping[str, Array] | None = None,
+        for_onnxruntime: bool = True,
+    ) -> None:
+        """Start an empty graph.
+
+        Args:
+            name: of the graph.
+            opset: version of the default operator set, ``OLDEST_OPSET`` to ``NEWEST_OPSET``.
+            dtype: of inputs that do not say otherwise: float32, float16 or float64.
+            seed: same seed, same weights.
+            weights: arrays by full name. Where given, every parameter comes from here, and
+                ``model`` raises unless names and shapes fit exactly.
+            for_onnxruntime: refuse operators that ONNX Runtime's CPU provider cannot run in the
+                type at hand; False for other runtimes.
+
+        Raises:
+            InputError: an opset or type that is not supported.
+        """
+        if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+            raise InputError(f"opset {opset}: layers exist for {OLDEST_OPSET} to {NEWEST_OPSET}")
+        if dtype not in DTYPES:
+            raise InputError(f"dtype '{dtype}': use one of {', '.join(DTYPES)}")
+        self.opset = opset
+        self._dtype = DTYPES[dtype]
+        self._seed = seed
+        self._weights = weights
+        self._faults: dict[str, list[str]] = {"missing": [], "misshapen": []}
+        self._unused = set(weights or ())
+        self._for_onnxruntime = for_onnxruntime
+        self._scope = ""
+        self._names: set[str] = set()
+        self._reserved: set[str] = set()  # by layers, for their main nodes
+        self._model = ir.Model(
+            ir.Graph([], [], nodes=[], name=name, opset_imports={"": opset}),
+            ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
+            producer_name="advconv-onnx",
+            producer_version=version("advconv-onnx"),
+        )
+
+    @classmethod
+    def inside(cls, model: ir.Model, *, seed: int = 0, for_onnxruntime: bool = True) -> Builder:
+        """Continue an existing model in place: its values are inputs of new layers.
+
+        Shapes are inferred. New names differ from those the graph has. What reads a value goes on
+        reading it until the caller says otherwise, with ``onnx_ir.convenience``.
+
+        Raises:
+            InputError: the model's opset is not supported.
+        """
+        builder = cls(
+            opset=model.opset_imports.get("", 0), seed=seed, for_onnxruntime=for_onnxruntime
+        )
+        infer_shapes(model)
+        builder._model = model
+        values = [*model.graph.inputs, *model.graph.initializers.values()]
+        values += [output for node in model.graph.all_nodes() for output in node.outputs]
+        builder._names = {value.name or "" for value in values}
+        builder._names |= {node.name or "" for node in model.graph.all_nodes()}
+        return builder
+
+    def value(self, name: str) -> ir.Value:
+        """Find a value of the graph by name.
+
+        Raises:
+            InputError: there is none.
+        """
+        graph = self._model.graph
+        values = {value.name or "": value for value in graph.inputs}
+        values |= {value.name or "": value for node in graph for value in node.outputs}
+        if name not in values:
+            raise InputError(f"the graph has no value '{name}'; it has {_listing(list(values))}")
+        return values[name]
+
+    def input(self, name: str, shape: Shape, dtype: str | None = None) -> ir.Value:
+        """Add a graph input: batch, channels, sizes. A str or None leaves a dimension dynamic.
+
+        Raises:
+            InputError: a size below 1, an unknown type, or a name that is taken.
+        """
+        if any(isinstance(dim, int) and dim < 1 for dim in shape):
+            raise InputError(f"input '{name}': sizes must be at least 1, got {format_shape(shape)}")
+        if dtype is not None and dtype not in DTYPES:
+            raise InputError(f"input '{name}': dtype '{dtype}': use one of {', '.join(DTYPES)}")
+        if self._is_taken(name):
+            raise InputError(f"input '{name}': the graph has this name already; use another")
+        self._names.add(name)
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(shape),
+            type=ir.TensorType(DTYPES[dtype] if dtype else self._dtype),
+        )
+        self._model.graph.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str | None = None) -> None:
+        """Make a value a graph output, renamed if ``name`` is given.
+
+        Raises:
+            InputError: the name is taken, or the value is a graph input, which keeps its name.
+        """
+        if name is not None and name != value.name:
+            if self._is_taken(name):
+                raise InputError(f"output '{name}': the graph has this name already; use another")
+            if value.is_graph_input():
+                raise InputError(f"output '{name}': '{value.name}' is an input; add a layer first")
+            self._names.add(name)
+            value.name = name
+        self._model.graph.outputs.append(value)
+
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix the names of everything made inside; scopes nest and may be entered again."""
+        with self._absolute_scope(self._full(name)):
+            yield
+
+    @contextlib.contextmanager
+    def layer(self, kind: str, name: str | None) -> Iterator[None]:
+        """A scope for one layer, of its own; a layer that is refused leaves nothing behind.
+
+        Args:
+            kind: what errors call the layer, and its name where none is given: "conv", "conv_1" ...
+            name: None, or a name that nothing in the enclosing scope has.
+
+        Raises:
+            InputError: the name is taken, or the layer is refused: then its name is put in front.
+        """
+        graph = self._model.graph
+        nodes, initializers = len(graph), set(graph.initializers)
+        names, reserved = set(self._names), set(self._reserved)
+        full = self._full(name) if name else self._unique(self._full(kind))
+        try:
+            if self._is_taken(full):
+                raise InputError("the graph has this name already; use another")
+            self._reserved.add(full)
+            with self._absolute_scope(full):
+                yield
+        except InputError as error:
+            graph.remove(list(graph)[nodes:], safe=True)
+            for added in set(graph.initializers) - initializers:
+                del graph.initializers[added]
+            self._names, self._reserved = names, reserved
+            raise InputError(f"{kind} '{full}': {error}") from error
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        shape: Iterable[int | ir.SymbolicDim],
+        *,
+        name: str = "",
+        **attributes: Any,
+    ) -> ir.Value:
+        """Add a node with one output, of the type of the first input.
+
+        Args:
+            op_type: an operator of the default domain.
+            inputs: None for one that is left out.
+            shape: of the output, as far as it is known.
+            name: within the scope; "" for the scope's own, which suits a layer's main node.
+            attributes: as in the ONNX specification; None leaves one out.
+
+        Raises:
+            InputError: ONNX Runtime has no kernel for this operator in this type.
+        """
+        dtype = inputs[0].dtype if inputs[0] is not None else None
+        self._check_kernel(op_type, dtype)
+        unique = self._full(name)
+        if unique in self._reserved:
+            self._reserved.remove(unique)
+        else:
+            unique = self._unique(unique)
+        self._names.add(unique)
+        node = ir.node(
+            op_type,
+            inputs,
+            attributes={key: value for key, value in attributes.items() if value is not None},
+            name=unique,
+        )
+        value = node.outputs[0]
+        value.name = unique
+        value.shape = ir.Shape(shape)
+        value.type = inputs[0].type if inputs[0] is not None else None
+        self._model.graph.append(node)
+        return value
+
+    def parameter(
+        self, name: str, shape: Sequence[int], weight: Weight, dtype: ir.DataType | None
+    ) -> ir.Value:
+        """Add an initializer: drawn, given by the caller, or found in ``weights``.
+
+        Args:
+            name: within the scope, as in torch: weight, bias, running_mean, running_var.
+            shape: what the layer needs.
+            weight: an array, an initializer, or the name of one.
+            dtype: the type it is stored in.
+
+        Raises:
+            InputError: an array of another shape, or an initializer that does not exist.
+        """
+        full, wanted = self._full(name), tuple(shape)
+        if self._weights is not None:
+            array = self._given(full, wanted)
+        elif isinstance(weight, np.ndarray):
+            array = weight
+            if array.shape != wanted:
+                raise InputError(
+                    f"{name} has shape {format_shape(array.shape)}, "
+                    f"the layer needs {format_shape(wanted)}"
+                )
+        else:
+            rng = np.random.default_rng([self._seed, zlib.crc32(full.encode())])
+            array = initializer(weight)(rng, wanted)
+        return self._initializer(full, array, dtype)
+
+    def constant(self, name: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
+        """Add an initializer that is no parameter: a limit, a scale, a size."""
+        full = self._unique(self._full(name))
+        return self._initializer(full, array, dtype)
+
+    def model(self) -> ir.Model:
+        """The model as built so far.
+
+        Raises:
+            InputError: ``weights`` were given and do not fit; all faults are in the one message.
+        """
+        faults = [
+            f"{kind} {_listing(names)}"
+            for kind, names in (*self._faults.items(), ("unexpected", sorted(self._unused)))
+            if names
+        ]
+        if faults:
+            raise InputError(
+                f"the weights do not fit '{self._model.graph.name}': {'; '.join(faults)}"
+            )
+        return self._model
+
+    def _given(self, name: str, shape: tuple[int, ...]) -> Array:
+        assert self._weights is not None
+        self._unused.discard(name)
+        if name not in self._weights:
+            self._faults["missing"].append(name)
+            return np.zeros(shape, np.float32)
+        array = self._weights[name]
+        if array.shape != shape:
+            found, wanted = (format_shape(s) or "scalar" for s in (array.shape, shape))
+            self._faults["misshapen"].append(f"{name} ({found}, needs {wanted})")
+            return np.zeros(shape, np.float32)
+        return array
+
+    def _initializer(self, name: str, array: Array, dtype: ir.DataType | None) -> ir.Value:
+        self._names.add(name)
+        stored = array if dtype is None else array.astype(dtype.numpy(), copy=False)
+        tensor = ir.tensor(np.ascontiguousarray(stored).reshape(array.shape), name=name)
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        self._model.graph.register_initializer(value)
+        return value
+
+    def _check_kernel(self, op_type: str, dtype: ir.DataType | None) -> None:
+        if not self._for_onnxruntime or dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            return
+        if dtype != ir.DataType.DOUBLE or op_type in _FLOAT32_ONLY:
+            kind = "untyped" if dtype is None else str(dtype).lower()
+            raise InputError(
+                f"ONNX Runtime has no {kind} kernel for {op_type}; use float32 or float16, "
+                "or Builder(for_onnxruntime=False) for another runtime"
+            )
+
+    @contextlib.contextmanager
+    def _absolute_scope(self, name: str) -> Iterator[None]:
+        outer, self._scope = self._scope, name
+        try:
+            yield
+        finally:
+            self._scope = outer
+
+    def _full(self, name: str) -> str:
+        return ".".join(filter(None, (self._scope, name)))
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self._names or name in self._reserved
+
+    def _unique(self, name: str) -> str:
+        """The name itself where it is free, else with the first number that makes it so."""
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        return next(n for n in itertools.chain([name], numbered) if n and not self._is_taken(n))
+
+
+def _listing(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

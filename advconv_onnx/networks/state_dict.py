@@ -1,0 +1,56 @@
+"""Weights of trained networks under the names torch gives them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from advconv_onnx.errors import InputError
+from advconv_onnx.layers.initializers import Array
+
+_BOOKKEEPING = "num_batches_tracked"
+"""Counters of BatchNormalization that only training reads."""
+
+
+def read_state_dict(
+    source: Mapping[str, Any] | str | os.PathLike[str], training_only: Sequence[str] = ()
+) -> dict[str, Array]:
+    """Read the arrays that inference needs.
+
+    Args:
+        source: arrays by name (anything numpy makes an array of), or a safetensors file.
+        training_only: beginnings of names to leave out, of heads that only training has.
+
+    Raises:
+        InputError: the file cannot be read or is no safetensors file, or a value is no array.
+    """
+    arrays = source if isinstance(source, Mapping) else _read_file(source)
+    return {
+        name: _as_array(name, array)
+        for name, array in arrays.items()
+        if not name.endswith(_BOOKKEEPING) and not name.startswith(tuple(training_only))
+    }
+
+
+def _read_file(path: str | os.PathLike[str]) -> dict[str, Array]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from error
+    except (safetensors.SafetensorError, TypeError, KeyError) as error:
+        raise InputError(
+            f"'{path}' is no safetensors file that numpy can hold ({error}); write a torch state "
+            "dict with safetensors.torch.save_file, in float32"
+        ) from error
+
+
+def _as_array(name: str, value: Any) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind != "f":
+        raise InputError(f"'{name}' holds {array.dtype}, no floating-point numbers")
+    return array
