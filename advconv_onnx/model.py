@@ -22,6 +22,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as ir_passes
 from google.protobuf.message import DecodeError
 
+from advconv_onnx import serialization
 from advconv_onnx.errors import InputError
 from advconv_onnx.quiet import quiet
 from advconv_onnx.records import Shape
@@ -277,7 +278,11 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     with _staging_folder(file) as folder:
         external = f"{file.name}.data" if _wants_external_data(model) else None
         try:
-            ir.save(model, folder / file.name, format="protobuf", external_data=external)
+            if external:
+                ir.save(model, folder / file.name, format="protobuf", external_data=external)
+            else:
+                with open(folder / file.name, "wb") as staged:
+                    serialization.write(model, staged)
             # The data first: a model must never name weights that are not there yet.
             for name in filter(None, (external, file.name)):
                 if (folder / name).exists():
