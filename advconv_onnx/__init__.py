@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from advconv_onnx.catalog import build as build
+    from advconv_onnx.catalog import from_state_dict as from_state_dict
     from advconv_onnx.errors import AdvconvError as AdvconvError
     from advconv_onnx.exporters.torch_module import export as export
     from advconv_onnx.inspection import inspect as inspect
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdvconvError": "errors",
+    "build": "catalog",
     "export": "exporters.torch_module",
+    "from_state_dict": "catalog",
     "inspect": "inspection",
     "load": "model",
     "measure": "runtime.timing",

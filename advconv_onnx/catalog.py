@@ -20,7 +20,7 @@ from advconv_onnx import layers, networks
 from advconv_onnx.errors import InputError
 from advconv_onnx.layers.builder import DEFAULT_OPSET, Builder
 from advconv_onnx.networks.state_dict import read_state_dict
-from advconv_onnx.records import Shape
+from advconv_onnx.records import LayerCosts, Shape
 
 INPUT, OUTPUT = "x", "y"
 """What the input and the output of a built model are called."""
@@ -37,6 +37,7 @@ class Entry:
         kind: which of the two.
         summary: the first sentence of its file.
         function: takes a builder and a value, returns a value.
+        costs: of a layer, on an input of a shape and with the same options; None for a network.
         input_shape: the usual one; unknown sizes are names.
         training_only: beginnings of names in trained weights that inference does not need.
     """
@@ -45,6 +46,7 @@ class Entry:
     kind: Literal["layer", "network"]
     summary: str
     function: Callable[..., ir.Value]
+    costs: Callable[..., LayerCosts] | None
     input_shape: Shape
     training_only: tuple[str, ...]
 
@@ -140,6 +142,15 @@ def find(name: str) -> Entry:
     return entries()[name]
 
 
+def count_parameters(model: ir.Model) -> int:
+    """Weights and biases of a model built here; statistics and limits are none."""
+    return sum(
+        value.const_value.size
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and name.endswith((".weight", ".bias"))
+    )
+
+
 def _wire(
     name: str, input_shape: Shape | None, parameters: Mapping[str, Any], **options: Any
 ) -> ir.Model:
@@ -181,6 +192,7 @@ def _entry(kind: Literal["layer", "network"], module: ModuleType, shape: Shape) 
         kind=kind,
         summary=(module.__doc__ or "").split("\n")[0],
         function=getattr(module, name),
+        costs=getattr(module, "costs", None),
         input_shape=shape,
         training_only=getattr(module, "TRAINING_ONLY", ()),
     )

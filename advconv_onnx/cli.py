@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from rich.console import Console, RenderableType
 
-    from advconv_onnx.records import Bench, Inspection, PackageStatus, Shape
+    from advconv_onnx.records import (
+        Bench,
+        Built,
+        Comparison,
+        Inspection,
+        PackageStatus,
+        Shape,
+    )
 
 _CTRL_C = 130
 """What typer makes of a KeyboardInterrupt."""
@@ -457,6 +464,139 @@ def export(
         found = run(module, shapes, out)
     _print(terminal.validation(found))
     print(f"written to {out}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def build(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A layer or network; --list shows them.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Where the ONNX file goes.")
+    ] = None,
+    listing: Annotated[
+        bool, typer.Option("--list", help="Show layers and networks (or NAME) with their options.")
+    ] = False,
+    comparing: Annotated[
+        bool,
+        typer.Option("--compare", help="Compare kinds of convolution: costs, and latencies here."),
+    ] = False,
+    inputs: Inputs = None,
+    state_dict: Annotated[
+        Path | None,
+        typer.Option("--state-dict", metavar="FILE", help="Trained weights, a safetensors file."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(metavar="TYPE", help="float32 or float16.")] = "float32",
+    opset: Annotated[int, typer.Option(metavar="N", help="Version of the operator set.")] = 20,
+    threads: Threads = None,
+    seed: Seed = 0,
+    json: JsonFile = None,
+) -> None:
+    """Build a layer or a network of this package, or compare kinds of convolution.
+
+    What NAME itself needs follows as --option VALUE, one number per axis as in --kernel-shape 3,5.
+    """
+    shapes = parse_inputs(inputs)
+    options = [argument for argument in (name, *context.args) if argument is not None]
+    name = None if not options or options[0].startswith("-") else options.pop(0)
+    if listing + comparing + (out is not None) != 1 or bool(name or listing) == comparing:
+        raise InputError(
+            "give NAME -o OUT, NAME first, or --list, or --compare; see 'advconv build --help'"
+        )
+    if listing:
+        _list_catalog(name)
+        return
+    _check_json(json, *filter(None, [out]))
+    from advconv_onnx.report import schema, terminal
+
+    with _progress() as announce:
+        if name is None or out is None:
+            compared = _compare(shapes, options, threads, seed, announce)
+            screen, document = terminal.comparison(compared), schema.comparison(compared)
+        else:
+            announce("building")
+            arguments = {"dtype": dtype, "opset": opset}
+            if state_dict is None:
+                arguments["seed"] = seed
+            made = _build(name, out, shapes, state_dict, options, arguments)
+            screen, document = terminal.built(made), schema.built(made)
+    _publish([screen], document, json)
+
+
+def _list_catalog(name: str | None) -> None:
+    from advconv_onnx import catalog
+    from advconv_onnx.arguments import spell_options
+    from advconv_onnx.report import terminal
+
+    chosen = catalog.entries().values() if name is None else [catalog.find(name)]
+    rows = [(e.name, e.kind, e.summary, spell_options(e.options)) for e in chosen]
+    _print(terminal.catalog(rows))
+
+
+def _compare(
+    shapes: Mapping[str, Shape],
+    arguments: Sequence[str],
+    threads: int | None,
+    seed: int,
+    announce: Callable[[str], None],
+) -> Comparison:
+    from advconv_onnx.arguments import parse_options
+    from advconv_onnx.comparison import OPTIONS, USUAL_SHAPE, compare
+
+    return compare(
+        _only_shape(shapes) or USUAL_SHAPE,
+        threads=threads,
+        seed=seed,
+        progress=lambda done, expected: announce(f"round {done} of {expected}"),
+        **parse_options(arguments, OPTIONS, "--compare"),
+    )
+
+
+def _build(
+    name: str,
+    out: Path,
+    shapes: Mapping[str, Shape],
+    state_dict: Path | None,
+    text: Sequence[str],
+    arguments: Mapping[str, Any],
+) -> Built:
+    from advconv_onnx import catalog
+    from advconv_onnx import model as files
+    from advconv_onnx.arguments import parse_options
+    from advconv_onnx.inspection import inspect as run
+    from advconv_onnx.layers.values import plain
+    from advconv_onnx.records import Built
+
+    parameters = parse_options(text, catalog.find(name).options, name)
+    files.check_writable(out)
+    arguments = {**arguments, **parameters, "input_shape": _only_shape(shapes)}
+    if state_dict is None:
+        model = catalog.build(name, **arguments)
+    else:
+        model = catalog.from_state_dict(name, state_dict, **arguments)
+    files.save(model, out)
+    [x], [y] = model.graph.inputs, model.graph.outputs
+    return Built(
+        name,
+        str(out),
+        files.opset(model),
+        plain(x.shape or ()),
+        plain(y.shape or ()),
+        catalog.count_parameters(model),
+        out.stat().st_size,
+        run(model),
+    )
+
+
+def _only_shape(shapes: Mapping[str, Shape]) -> Shape | None:
+    """The shape of a built model's one input."""
+    from advconv_onnx.catalog import INPUT
+
+    others = [name for name in shapes if name != INPUT]
+    if others:
+        raise InputError(f"--input '{others[0]}': what is built has one input, called '{INPUT}'")
+    return shapes.get(INPUT)
 
 
 @app.command()

@@ -282,6 +282,55 @@ class Bench:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Built:
+    """A layer or network that was built and written.
+
+    Attributes:
+        parameters: all weights and biases, those of BatchNormalization among them; its statistics
+            are no parameters.
+        inspection: of its convolutions.
+    """
+
+    name: str
+    path: str
+    opset: int
+    input_shape: Shape
+    output_shape: Shape
+    parameters: int
+    bytes: int
+    inspection: Inspection
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Alternative:
+    """One way to convolve, among others on the same input.
+
+    Attributes:
+        name: what it is, with what sets it apart: "8 groups 3x3".
+        layer: name of the layer that builds it.
+    """
+
+    name: str
+    layer: str
+    costs: LayerCosts
+    output_shape: Shape
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Comparison:
+    """Kinds of convolution on one input, their costs beside their latencies.
+
+    Attributes:
+        alternatives: the first one, dense, is what the others are compared with.
+        measurement: its candidates are named as the alternatives are.
+    """
+
+    alternatives: tuple[Alternative, ...]
+    measurement: Measurement
+    device: Device
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PackageStatus:
     """An installed Python package, or (``version`` None) a missing one and what to type then."""
 

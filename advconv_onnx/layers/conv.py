@@ -82,18 +82,30 @@ def emit(
 ) -> ir.Value:
     """What all convolutions share; ``kind`` is the family, for names and errors."""
     with b.layer(kind, options.get("name")):
-        check_groups(channels_of(x), channels, group)
-        window = Window.of(size_of(x), kernel_shape, options)
-        shape = (channels, channels_of(x) // group, *window.kernel_shape)
-        weight = b.parameter("weight", shape, options.get("weight", DEFAULT_WEIGHT), x.dtype)
-        y = b.node(
-            "Conv",
-            [x, weight, *bias_parameter(b, channels, options, x.dtype)],
-            (batch_of(x), channels, *window.output_size(size_of(x))),
-            **window.attributes(size_of(x)),
-            group=group,
-        )
-        return finish(b, y, options)
+        return convolve(b, x, channels, kernel_shape, group, options)
+
+
+def convolve(
+    b: Builder,
+    x: ir.Value,
+    channels: int,
+    kernel_shape: int | Sequence[int],
+    group: int,
+    options: ConvOptions,
+) -> ir.Value:
+    """A convolution and what follows it, under the names of the layer that is being built."""
+    check_groups(channels_of(x), channels, group)
+    window = Window.of(size_of(x), kernel_shape, options)
+    shape = (channels, channels_of(x) // group, *window.kernel_shape)
+    weight = b.parameter("weight", shape, options.get("weight", DEFAULT_WEIGHT), x.dtype)
+    y = b.node(
+        "Conv",
+        [x, weight, *bias_parameter(b, channels, options, x.dtype)],
+        (batch_of(x), channels, *window.output_size(size_of(x))),
+        **window.attributes(size_of(x)),
+        group=group,
+    )
+    return finish(b, y, options)
 
 
 def check_groups(inputs: int, outputs: int, group: int) -> None:

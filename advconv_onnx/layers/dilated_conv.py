@@ -1,4 +1,4 @@
-"""Dilated (atrous) convolution: ``rate - 1`` gaps between the taps.
+"""Dilated (atrous) convolution: rate - 1 gaps between neighbouring taps.
 
     y[n, m, o] = sum_c,k  weight[m, c, k] * x[n, c, o * stride + k * rate - pad]
 

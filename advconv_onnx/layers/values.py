@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import onnx_ir as ir
@@ -58,6 +58,6 @@ def symbolic(shape: Shape) -> tuple[Any, ...]:
     return tuple(dim if isinstance(dim, int) else ir.SymbolicDim(dim) for dim in shape)
 
 
-def plain(shape: Sequence[Any]) -> Shape:
+def plain(shape: Iterable[Any]) -> Shape:
     """The opposite of ``symbolic``: ints, names of expressions, and None."""
     return tuple(dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in shape)

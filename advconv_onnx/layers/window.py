@@ -155,10 +155,8 @@ def per_axis(
     """
     numbers = (value,) * rank if isinstance(value, int) else tuple(value)
     if len(numbers) != rank or any(number < least for number in numbers):
-        raise InputError(
-            f"{name}={value}; give one integer from {least} up, or {rank} of them, one per "
-            "spatial axis"
-        )
+        several = f", or {rank} of them, one per spatial axis" if rank > 1 else ""
+        raise InputError(f"{name}={value}; give one integer from {least} up{several}")
     return numbers
 
 

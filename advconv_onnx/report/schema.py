@@ -8,7 +8,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from advconv_onnx.records import Bench, Doctor, Inspection, Measurement, Report, Validation
+from advconv_onnx.records import (
+    Bench,
+    Comparison,
+    Doctor,
+    Inspection,
+    Measurement,
+    Report,
+    Validation,
+)
 
 _VERSION = {"schema": 1}
 
@@ -54,6 +62,16 @@ def validation(found: Validation) -> Json:
 def bench(runs: Sequence[Bench]) -> Json:
     """Return the paired measurements, one per provider."""
     return _VERSION | {"runs": _plain(runs)}
+
+
+def built(found: Built) -> Json:
+    """Return what was built."""
+    return _VERSION | _fields(found)
+
+
+def comparison(found: Comparison) -> Json:
+    """Return kinds of convolution with their costs and latencies."""
+    return _VERSION | _fields(found)
 
 
 def doctor(found: Doctor) -> Json:

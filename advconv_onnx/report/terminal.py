@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
@@ -12,6 +12,8 @@ from rich.text import Text
 
 from advconv_onnx.records import (
     Bench,
+    Built,
+    Comparison,
     Device,
     Dim,
     Doctor,
@@ -195,6 +197,60 @@ def bench(run: Bench) -> RenderableType:
     return Group(_below(table, facts), *placements)
 
 
+def comparison(found: Comparison) -> RenderableType:
+    """Show kinds of convolution, their costs and their latencies as parts of the dense one's."""
+    table = _table(
+        "layer", "covers", ">params", ">MACs", ">part", ">bytes", ">median", ">part",
+        ">95 % interval", gap=1,
+    )  # fmt: skip
+    dense = found.alternatives[0].costs.costs
+    timings = {timing.name: timing for timing in found.measurement.timings}
+    for alternative in found.alternatives:
+        costs, timing = alternative.costs.costs, timings.get(alternative.name)
+        took = (
+            ("failed", "", "") if timing is None
+            else (_ms(timing.latency.median), _part(1, timing.speedup.median),
+                  f"{_part(1, timing.speedup.high)} to {_part(1, timing.speedup.low)}")
+        )  # fmt: skip
+        _add_row(
+            table, alternative.name, _sizes(alternative.costs.receptive_field),
+            _si(costs.parameters), _si(costs.macs), _part(costs.macs, dense.macs),
+            _si(costs.bytes), *took,
+        )  # fmt: skip
+    facts = [
+        ("input", f"{found.measurement.shape}; all outputs are as large as the input"),
+        ("part", "of the dense layer's MACs, and of its latency, in paired rounds"),
+        ("noise", _noise(found.measurement)),
+        ("device", _device(found.device)),
+        *(("failed", f"{name}: {why}") for name, why in found.measurement.failures.items()),
+    ]
+    return _below(table, facts)
+
+
+def catalog(entries: Iterable[tuple[str, str, str, str]]) -> RenderableType:
+    """Show layers and networks: name, kind, what it is, options."""
+    table = _table("name", "kind", "what it is, and its options")
+    for name, kind, summary, options in entries:
+        _add_row(table, name, kind, summary)
+        _add_row(table, "", "", options, style="dim")
+    return table
+
+
+def built(found: Built) -> RenderableType:
+    """Show what was built."""
+    inspection = found.inspection
+    return _facts([
+        ("built", f"{found.name}, opset {found.opset}"),
+        ("from", f"{_sizes(found.input_shape)} to {_sizes(found.output_shape)}"),
+        ("weights", f"{_si(found.parameters)} parameters, a file of {_si(found.bytes, 'B')}"),
+        ("layers", f"{len(inspection.layers)} convolution-like, {_si(inspection.parameters)} "
+         f"parameters, {_si(inspection.macs)} MACs"),
+        *([] if inspection.macs is not None else
+          [("note", "MACs are unknown where sizes are; fix them with --input")]),
+        ("written", found.path),
+    ])  # fmt: skip
+
+
 def elsewhere(placement: Placement, provider: str, model: str) -> RenderableType:
     """Count and name the nodes of a model that are not on the provider that was asked for."""
     names, total = placement.elsewhere, sum(placement.counts.values())
@@ -262,6 +318,10 @@ def _change(before: float | None, after: float | None) -> str:
     if not before or after is None or before == after:
         return "" if before != after else "same"
     return f"{100 * (after / before - 1):+.1f} %"
+
+
+def _part(some: float | None, whole: float | None) -> str:
+    return "?" if some is None or not whole else f"{some / whole:.3f}"
 
 
 def _ms(milliseconds: float) -> str:
