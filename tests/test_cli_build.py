@@ -107,7 +107,7 @@ def test_is_one_function_of_the_public_api() -> None:
         ("build conv -o x.onnx --channels 3 --opset 9", "opset 9: layers exist for 11 to"),
         ("build conv -o missing/x.onnx --channels 3", "cannot write 'missing/x.onnx'"),
         ("build conv -o x.onnx --channels 3 --json x.onnx", "would replace a model"),
-        ("build mobilenet_v2 -o x.onnx --width 0", "width=0.0; give a multiplier above 0"),
+        ("build mobilenet_v2 -o x.onnx --width 0", "width=0.0; give a finite multiplier above 0"),
         ("build mobilenet_v2 -o x.onnx --state-dict no", "cannot read 'no'"),
         ("build --compare --input x=Nx3x8x8", "fix batch, channels and sizes"),
     ],

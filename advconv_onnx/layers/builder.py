@@ -30,12 +30,17 @@ DTYPES = {
 
 # fmt: off
 _FLOAT32_ONLY = {
-    "AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "HardSigmoid", "HardSwish",
-    "LeakyRelu", "Resize",
+    "Conv", "ConvTranspose", "GlobalAveragePool", "HardSigmoid", "HardSwish", "LeakyRelu", "Resize",
 }
 # fmt: on
 """Operators of the layers without a float64 kernel in ONNX Runtime's CPU provider. Those it has
 none for in float16 it runs in float32 between casts."""
+
+_FLOAT32_BEFORE = {"Clip": 12}
+"""Operators that got their float64 kernel in a later opset than ``OLDEST_OPSET``."""
+
+_ANY_TYPE = {"Concat", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"}
+"""Operators that run in every type: they move data, or calculate sizes."""
 
 _MOST_NAMED = 20
 """Entries of a state dict that an error names one by one before it only counts."""
@@ -213,22 +218,24 @@ class Builder:
         shape: Iterable[int | ir.SymbolicDim],
         *,
         name: str = "",
+        dtype: ir.DataType | None = None,
         **attributes: Any,
     ) -> ir.Value:
-        """Add a node with one output, of the type of the first input.
+        """Add a node with one output.
 
         Args:
             op_type: an operator of the default domain.
             inputs: None for one that is left out.
             shape: of the output, as far as it is known.
             name: within the scope; "" for the scope's own, which suits a layer's main node.
+            dtype: of the output; that of the first input by default.
             attributes: as in the ONNX specification; None leaves one out.
 
         Raises:
             InputError: ONNX Runtime has no kernel for this operator in this type.
         """
-        dtype = inputs[0].dtype if inputs[0] is not None else None
-        self._check_kernel(op_type, dtype)
+        calculated = inputs[0].dtype if inputs[0] is not None else None
+        self._check_kernel(op_type, calculated)
         unique = self._full(name)
         if unique in self._reserved:
             self._reserved.remove(unique)
@@ -244,7 +251,8 @@ class Builder:
         value = node.outputs[0]
         value.name = unique
         value.shape = ir.Shape(shape)
-        value.type = inputs[0].type if inputs[0] is not None else None
+        kind = dtype or calculated
+        value.type = None if kind is None else ir.TensorType(kind)
         self._model.graph.append(node)
         return value
 
@@ -326,9 +334,12 @@ class Builder:
         return value
 
     def _check_kernel(self, op_type: str, dtype: ir.DataType | None) -> None:
-        if not self._for_onnxruntime or dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+        if not self._for_onnxruntime or op_type in _ANY_TYPE:
             return
-        if dtype != ir.DataType.DOUBLE or op_type in _FLOAT32_ONLY:
+        if dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+            return
+        narrow = op_type in _FLOAT32_ONLY or self.opset < _FLOAT32_BEFORE.get(op_type, 0)
+        if dtype != ir.DataType.DOUBLE or narrow:
             kind = "untyped" if dtype is None else str(dtype).lower()
             raise InputError(
                 f"ONNX Runtime has no {kind} kernel for {op_type}; use float32 or float16, "

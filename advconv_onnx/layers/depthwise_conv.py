@@ -17,7 +17,7 @@ import onnx_ir as ir
 from advconv_onnx.errors import InputError
 from advconv_onnx.layers.builder import Builder
 from advconv_onnx.layers.case import case
-from advconv_onnx.layers.conv import ConvOptions, emit
+from advconv_onnx.layers.conv import ConvOptions, convolve
 from advconv_onnx.layers.conv import costs as conv_costs
 from advconv_onnx.layers.definition import Parameters, pad_zeros, slide, space_out
 from advconv_onnx.layers.finish import finish_reference
@@ -50,9 +50,10 @@ def depthwise_conv(
     Raises:
         InputError: the layer is impossible; nothing is added then.
     """
-    check_multiplier(multiplier)
-    channels = channels_of(x)
-    return emit("depthwise_conv", b, x, channels * multiplier, kernel_shape, channels, options)
+    with b.layer("depthwise_conv", options.get("name")):
+        check_multiplier(multiplier)
+        channels = channels_of(x)
+        return convolve(b, x, channels * multiplier, kernel_shape, channels, options)
 
 
 def check_multiplier(multiplier: int) -> None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from advconv_onnx.errors import InputError
 from advconv_onnx.layers.builder import Builder
 from advconv_onnx.layers.case import case
-from advconv_onnx.layers.conv import ConvOptions, emit
+from advconv_onnx.layers.conv import ConvOptions, convolve
 from advconv_onnx.layers.conv import costs as conv_costs
 from advconv_onnx.layers.conv import reference as conv_reference
 from advconv_onnx.layers.definition import Parameters, space_out
@@ -53,7 +53,8 @@ def dilated_conv(
     Raises:
         InputError: the layer is impossible; nothing is added then.
     """
-    return emit("dilated_conv", b, x, channels, kernel_shape, group, at_rate(rate, options))
+    with b.layer("dilated_conv", options.get("name")):
+        return convolve(b, x, channels, kernel_shape, group, at_rate(rate, options))
 
 
 def at_rate(rate: int | Sequence[int], options: ConvOptions) -> ConvOptions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 
 import onnx_ir as ir
 
@@ -64,8 +65,8 @@ def features(b: Builder, x: ir.Value, *, width: float = 1.0, output_stride: int 
     Raises:
         InputError: a width or stride out of range.
     """
-    if width <= 0:
-        raise InputError(f"width={width}; give a multiplier above 0")
+    if not 0 < width < math.inf:
+        raise InputError(f"width={width}; give a finite multiplier above 0")
     with b.scope("0"):
         x = _conv_norm_relu6(b, x, round_channels(32 * width), strides=2, pads=1)
     index = 1

@@ -41,8 +41,9 @@ def _read_file(path: str | os.PathLike[str]) -> dict[str, Array]:
     try:
         return safetensors.numpy.load_file(path)
     except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror or error}") from error
-    except (safetensors.SafetensorError, TypeError, KeyError) as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot read '{path}': {reason}; give a safetensors file") from error
+    except (safetensors.SafetensorError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"'{path}' is no safetensors file that numpy can hold ({error}); write a torch state "
             "dict with safetensors.torch.save_file, in float32"
@@ -50,7 +51,15 @@ def _read_file(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def _as_array(name: str, value: Any) -> Array:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"'{name}' does not become an array ({error}); give arrays, or tensors after "
+            ".detach().cpu().float()"
+        ) from error
+    if array.dtype.name == "bfloat16":
+        return array.astype(np.float32)
     if array.dtype.kind != "f":
-        raise InputError(f"'{name}' holds {array.dtype}, no floating-point numbers")
+        raise InputError(f"'{name}' holds {array.dtype}; give floating-point numbers")
     return array

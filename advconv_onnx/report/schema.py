@@ -10,6 +10,7 @@ from typing import Any
 
 from advconv_onnx.records import (
     Bench,
+    Built,
     Comparison,
     Doctor,
     Inspection,

@@ -274,7 +274,11 @@ class Cast(OpRun):
 
 
 class Resize(EvaluatorResize):
-    """Resize; that of opset 10 takes (x, scales) and samples asymmetrically."""
+    """Resize; that of opset 10 takes (x, scales) and samples asymmetrically.
+
+    With aligned corners and a fractional scale the evaluator aligns a corner that no pixel has: it
+    takes size * scale without the floor.
+    """
 
     old_behaviour: ClassVar[dict[str, str]] = {
         "coordinate_transformation_mode": "asymmetric",
@@ -290,6 +294,10 @@ class Resize(EvaluatorResize):
         roi, scales, sizes = (*inputs, None, None, None)[:3]
         # Exporters spell "not given" as an empty tensor too.
         scales = None if scales is None or scales.size == 0 else scales
+        if scales is not None and a.get("coordinate_transformation_mode") == "align_corners":
+            axes = list(a.get("axes") or range(x.ndim))
+            sizes = np.floor(np.array(x.shape)[axes] * scales.astype(np.float32)).astype(np.int64)
+            scales = None
         return super()._run(x, roi, scales, sizes, **a)  # type: ignore
 
 

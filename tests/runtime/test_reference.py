@@ -176,3 +176,14 @@ def test_a_failing_operator_is_named():
     model = build("g (float[N] x) => (float y) { y = Reshape(x, s) }", s=np.int64([2, 2]))
     with pytest.raises(CheckError, match=r"operator Reshape .*fails in the float64 reference"):
         Reference(model).run({"x": floats(3)})
+
+
+def test_aligned_corners_are_those_of_the_floored_size():
+    body = """g (float[1, 2, 9, 5] x) => (float y) {
+        y = Resize <mode = "linear", coordinate_transformation_mode = "align_corners"> (x, , s) }"""
+    model = build(body, s=np.array([1, 1, 2.5, 1.5], np.float32))
+    x = floats(1, 2, 9, 5)
+    want = torch.nn.functional.interpolate(
+        torch.from_numpy(x).double(), scale_factor=(2.5, 1.5), mode="bilinear", align_corners=True
+    )
+    np.testing.assert_allclose(Reference(model).run({"x": x})["y"], want, rtol=1e-12, atol=1e-12)
