@@ -58,7 +58,7 @@ def test_reads(arguments: list[str], expected: dict[str, Any]) -> None:
         (["--width", "wide"], "--width 'wide': give a number"),
         (["--decoder", "bilinear"], "give transposed or upsample"),
         (["--between", "{}"], "give it in Python; it has no text form"),
-        (["--kernel", "3"], "conv has no option '--kernel'; it has --size, --channels, --kernel-shape"),
+        (["--kernel", "3"], "no option '--kernel'; it has --size, --channels, --kernel-shape"),
         (["8"], "conv has no option '8'"),
         (["--width", "1", "--width", "2"], "--width is given twice"),
     ],

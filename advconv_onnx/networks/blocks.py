@@ -45,19 +45,34 @@ def conv_norm(
 
 
 def _variance_behind(x: ir.Value) -> Array:
-    """Variance of each channel of a convolution's result where its input has variance 1.
+    """Variance of each channel of a convolution's result, as training would have measured it.
 
-    What training would have measured. With the customary 1 for running_var an untrained network
-    fades out: behind the 52 convolutions of MobileNetV2 values are around 1e-9.
+    With the customary 1 for running_var an untrained network fades out: behind the 52 convolutions
+    of MobileNetV2 values are around 1e-9.
     """
     convolution = x.producer()
     assert convolution is not None
-    [weight] = convolution.inputs[1:]
+    read, weight = convolution.inputs[:2]
     assert weight is not None
     assert weight.const_value is not None
     kernels: Array = weight.const_value.numpy().astype(np.float32, copy=False)
-    variances: Array = np.square(kernels).sum(axis=tuple(range(1, kernels.ndim)))
-    return variances
+    energy: Array = np.square(kernels).sum(axis=tuple(range(1, kernels.ndim)))
+    return energy * sum(_mean_squares(read))
+
+
+def _mean_squares(x: ir.Value | None) -> tuple[float, float]:
+    """Roughly, of what is symmetric around zero in a value, and of what is never negative.
+
+    Inputs and normalized values are symmetric, with a mean square of 1. A Relu cuts that in half.
+    """
+    node = x.producer() if x is not None else None
+    if node is None or node.op_type not in ("Relu", "Clip", "Add", "MaxPool"):
+        return 1, 0
+    parts = [_mean_squares(value) for value in node.inputs[: 2 if node.op_type == "Add" else 1]]
+    symmetric, positive = (sum(part) for part in zip(*parts, strict=True))
+    if node.op_type in ("Relu", "Clip"):
+        return 0, positive + symmetric / 2
+    return symmetric, positive
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advconv_onnx.errors import InputError
-from advconv_onnx.layers import Builder
+from advconv_onnx.layers import Builder, activation, add
 from advconv_onnx.networks.blocks import atrous, conv_norm, round_channels
 from advconv_onnx.runtime.session import open_session
 
@@ -69,6 +69,20 @@ def test_conv_norm_keeps_the_variance_of_its_input(group: int) -> None:
     [y] = open_session(model).run(None, {"x": noise})
     np.testing.assert_allclose(y.var(axis=(0, 2, 3)), 1, atol=0.1)
     assert [node.name for node in model.graph] == ["0", "1"]
+
+
+def test_values_neither_fade_nor_grow_through_residual_blocks() -> None:
+    b = Builder(seed=1)
+    x = b.input("x", (1, 64, 32, 32))
+    for block in range(12):
+        with b.scope(str(block)):
+            x = add(b, x, conv_norm(b, x, 64, 3, pads=1, weight="torch"))
+            x = activation(b, x, "Relu")
+    with b.scope("last"):
+        b.output(conv_norm(b, x, 64, 3, weight="torch"))
+    noise = np.random.default_rng(0).standard_normal((1, 64, 32, 32), np.float32)
+    [y] = open_session(b.model()).run(None, {"x": noise})
+    assert 0.1 < np.square(y).mean() < 10  # 154 without expecting them to grow
 
 
 def test_conv_norm_is_a_convolution_a_normalization_and_an_activation() -> None:
