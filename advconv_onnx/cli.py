@@ -47,7 +47,9 @@ _PACKAGES = (
     ("onnx-ir", "graphs in memory", "pip install advconv-onnx"),
     ("onnxscript", "rewriting graphs", "pip install advconv-onnx"),
     ("onnxsim", "simplifying graphs", "pip install advconv-onnx"),
+    ("safetensors", "trained weights", "pip install advconv-onnx"),
     ("torch", "advconv export", "pip install 'advconv-onnx[torch]'"),
+    ("matplotlib", "advconv inspect --card", "pip install 'advconv-onnx[report]'"),
 )
 """Distributions, what they are for, and how to get them."""
 
@@ -272,9 +274,24 @@ def optimize(
 
 
 @app.command()
-def inspect(model: Model, inputs: Inputs = None, json: JsonFlag = False) -> None:
-    """List the convolution-like layers of a model with their costs."""
+def inspect(
+    model: Model,
+    inputs: Inputs = None,
+    json: JsonFlag = False,
+    card: Annotated[
+        str | None,
+        typer.Option(metavar="NODE", help="Measure and draw this layer, or Resize, instead."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="The picture: .svg or .png."),
+    ] = None,
+) -> None:
+    """List the convolution-like layers of a model with their costs, or draw one of them."""
     shapes = parse_inputs(inputs)
+    if card is not None or out is not None:
+        _draw_card(model, shapes, card, out, json)
+        return
     from advconv_onnx import model as files
     from advconv_onnx.inspection import inspect as run
     from advconv_onnx.report import schema, terminal
@@ -288,6 +305,28 @@ def inspect(model: Model, inputs: Inputs = None, json: JsonFlag = False) -> None
         print(schema.dumps(schema.inspection(found)), end="")
     else:
         _print(terminal.inspection(found), fold=False)
+
+
+def _draw_card(
+    model: Path, shapes: Mapping[str, Shape], node: str | None, out: Path | None, json: bool
+) -> None:
+    if node is None or out is None or json:
+        raise InputError("a card needs --card NODE and -o FILE, and is no JSON; give both alone")
+    if out.suffix not in (".svg", ".png"):
+        raise InputError(f"-o '{out}': a card is drawn as .svg or .png; name the file so")
+    from advconv_onnx import model as files
+    from advconv_onnx.cards import card as measure_card
+    from advconv_onnx.report.layer_card import draw
+
+    files.check_writable(out)
+    with _progress() as announce:
+        announce("measuring")
+        loaded = files.load(model)
+        files.override_inputs(loaded, shapes)
+        found = measure_card(loaded, node)
+        announce("drawing")
+        files.write_bytes(out, draw(found, "svg" if out.suffix == ".svg" else "png"))
+    print(f"ONNX Runtime does with '{found.layer.name}' what its attributes say; drawn in {out}")
 
 
 @app.command()

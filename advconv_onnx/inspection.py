@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import difflib
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import onnx_ir as ir
@@ -13,8 +15,9 @@ from onnxscript.optimizer import fold_constants
 from advconv_onnx import model as model_files
 from advconv_onnx.costs import ReceptiveField, convolution_costs, effective_kernel, element_count
 from advconv_onnx.errors import InputError
+from advconv_onnx.geometry import RESIZES, constants, resize_scales, shape_of
 from advconv_onnx.quiet import quiet
-from advconv_onnx.records import Dim, Inspection, Layer, Shape
+from advconv_onnx.records import Costs, Inspection, Layer, Shape
 
 _WEIGHT = {"Conv": 1, "ConvTranspose": 1, "ConvInteger": 1, "QLinearConv": 3}
 _BIAS = {"Conv": 2, "ConvTranspose": 2, "QLinearConv": 8}
@@ -52,20 +55,7 @@ def inspect(model: ir.Model) -> Inspection:
     Raises:
         InputError: the model's local functions call each other in a circle.
     """
-    copy = _inlined_copy(model)
-    # Listed before folding, which drops branches that are never taken.
-    nodes = [
-        node
-        for _, graph in model_files.graphs(copy)
-        for node in graph
-        if node.domain == "" and node.op_type in _WEIGHT
-    ]
-    _settle_shapes(copy)
-    fields: dict[ir.Value, _Fields] = {
-        value: None if value.shape is None else (ReceptiveField(),) * len(value.shape)
-        for value in copy.graph.inputs
-    }
-    _propagate(copy.graph, fields)
+    nodes, fields = _examine(model, _WEIGHT)
     layers = {node: _layer(node, fields) for node in nodes}
     stored = {key: size for node in nodes for key, size in _stored(node, fields)}
     return Inspection(
@@ -76,8 +66,64 @@ def inspect(model: ir.Model) -> Inspection:
     )
 
 
+def find(model: ir.Model, name: str) -> tuple[Layer, tuple[ir.Node, ...]]:
+    """One layer, and the nodes it consists of in a copy of the model with all shapes inferred.
+
+    The nodes know their opset as ``version``.
+
+    Args:
+        model: stays as it is.
+        name: a node as ``inspect`` lists it, with "graph: " in front where several have the name;
+            or a Resize.
+
+    Raises:
+        InputError: none or several layers have this name; and as ``inspect``.
+    """
+    nodes, fields = _examine(model, (*_WEIGHT, *RESIZES))
+    named = [
+        (node, {_name(node), f"{node.metadata_props[_PATH]}: {_name(node)}"}) for node in nodes
+    ]
+    found = [node for node, names in named if name in names]
+    if not found:
+        known = [_name(node) for node in nodes]
+        near = difflib.get_close_matches(name, known, cutoff=0.4) or known[:3]
+        use = " or ".join(f"'{other}'" for other in near)
+        advice = f"did you mean {use}?" if use else "the model has no such layer at all"
+        raise InputError(f"no convolution or Resize is called '{name}'; {advice}")
+    if len(found) > 1:
+        places = ", ".join(f"'{node.metadata_props[_PATH]}: {_name(node)}'" for node in found)
+        raise InputError(
+            f"{len(found)} layers are called '{name}': {places}; use the longer name, or rename one"
+        )
+    [node] = found
+    if node.op_type in RESIZES:
+        return _resize_layer(node, fields), (node,)
+    return _layer(node, fields), (*_upsampling_before(node), node)
+
+
+def _examine(
+    model: ir.Model, op_types: Collection[str]
+) -> tuple[list[ir.Node], dict[ir.Value, _Fields]]:
+    """Nodes of a copy of the model whose shapes are inferred, and the fields of its values."""
+    copy = _inlined_copy(model)
+    # Listed before folding, which drops branches that are never taken.
+    nodes = [
+        node
+        for _, graph in model_files.graphs(copy)
+        for node in graph
+        if node.domain == "" and node.op_type in op_types
+    ]
+    _settle_shapes(copy)
+    fields: dict[ir.Value, _Fields] = {
+        value: None if value.shape is None else (ReceptiveField(),) * len(value.shape)
+        for value in copy.graph.inputs
+    }
+    _propagate(copy.graph, fields)
+    return nodes, fields
+
+
 def _inlined_copy(model: ir.Model) -> ir.Model:
-    """A copy without local functions, each node marked with the path of the graph it came from."""
+    """A copy without local functions, each node marked with its opset, and where it came from."""
     copy = model.clone()
     for path, graph in model_files.graphs(copy):
         for node in graph:
@@ -92,9 +138,11 @@ def _inlined_copy(model: ir.Model) -> ir.Model:
         ir_passes.InlinePass(lambda function: function.identifier() in same_opset)(copy)
     except ir.passes.PreconditionError as error:
         raise InputError(f"the model's local functions are recursive: {error}") from error
-    for _, graph in model_files.graphs(copy):
+    opsets = {f"{f.domain}::{f.name}": f.opset_imports.get("") for f in copy.functions.values()}
+    for path, graph in model_files.graphs(copy):
         for node in graph:
             node.metadata_props[_NAME] = node.name or node.outputs[0].name or node.op_type
+            node.version = opsets.get(path.partition("/")[0], model_files.opset(copy))
     return copy
 
 
@@ -116,24 +164,43 @@ def _settle_shapes(model: ir.Model) -> None:
 # Rows
 
 
+def _resize_layer(node: ir.Node, fields: dict[ir.Value, _Fields]) -> Layer:
+    output = node.outputs[0]
+    shapes = shape_of(node.inputs[0]), shape_of(output)
+    enlarges = all(scale is not None and scale >= 1 for scale in resize_scales(node))
+    return Layer(
+        name=_name(node),
+        nodes=(_name(node),),
+        graph=node.metadata_props[_PATH],
+        kind="upsampling" if enlarges else "resizing",
+        kernel_shape=None,
+        effective_kernel=None,
+        strides=(),
+        dilations=(),
+        group=1,
+        input_shape=shapes[0],
+        output_shape=shapes[1],
+        costs=Costs(0, 0, _moved(*shapes, _itemsize(output))),
+        receptive_field=_extents(output, fields),
+    )
+
+
 def _layer(node: ir.Node, fields: dict[ir.Value, _Fields]) -> Layer:
     window = _Window.of(node)
     upsampling = _upsampling_before(node)
     weight, bias, output = _weight(node), _bias(node), node.outputs[0]
     costs = convolution_costs(
-        _shape(node.inputs[0]),
-        _shape(weight),
-        _shape(output),
-        bias=element_count(_shape(bias)) or 0,
+        shape_of(node.inputs[0]),
+        shape_of(weight),
+        shape_of(output),
+        bias=element_count(shape_of(bias)) or 0,
         transposed=node.op_type == "ConvTranspose",
         itemsizes=(_itemsize(node.inputs[0]), _itemsize(weight), _itemsize(output)),
     )
     parameters = _total(size for _, size in _stored(node, fields))
-    field = (fields.get(output) or ())[2:]
-    sizes = tuple(axis.size for axis in field if axis)
     return Layer(
-        name=node.metadata_props[_NAME],
-        nodes=tuple(part.metadata_props[_NAME] for part in (*upsampling, node)),
+        name=_name(node),
+        nodes=tuple(map(_name, (*upsampling, node))),
         graph=node.metadata_props[_PATH],
         kind=_kind(node, upsampled=bool(upsampling)),
         kernel_shape=window.kernel,
@@ -141,17 +208,32 @@ def _layer(node: ir.Node, fields: dict[ir.Value, _Fields]) -> Layer:
         strides=window.strides,
         dilations=window.dilations,
         group=node.attributes.get_int("group", 1),
-        input_shape=_shape((*upsampling, node)[0].inputs[0]),
-        output_shape=_shape(output),
+        input_shape=shape_of((*upsampling, node)[0].inputs[0]),
+        output_shape=shape_of(output),
         costs=dataclasses.replace(costs, parameters=parameters),
-        receptive_field=sizes if sizes and len(sizes) == len(field) else None,
+        receptive_field=_extents(output, fields),
     )
+
+
+def _moved(read: Shape | None, written: Shape | None, itemsize: float) -> int | None:
+    elements = _total((element_count(read), element_count(written)))
+    return None if elements is None else math.ceil(elements * itemsize)
+
+
+def _extents(output: ir.Value, fields: dict[ir.Value, _Fields]) -> tuple[int, ...] | None:
+    field = (fields.get(output) or ())[2:]
+    sizes = tuple(axis.size for axis in field if axis)
+    return sizes if sizes and len(sizes) == len(field) else None
+
+
+def _name(node: ir.Node) -> str:
+    return node.metadata_props[_NAME]
 
 
 def _kind(node: ir.Node, *, upsampled: bool) -> str:
     window = _Window.of(node)
     group = node.attributes.get_int("group", 1)
-    weight_shape = _shape(_weight(node))
+    weight_shape = shape_of(_weight(node))
     if node.op_type == "ConvTranspose":
         kind = "transposed"
     elif upsampled:
@@ -173,10 +255,10 @@ class _Window:
 
     @classmethod
     def of(cls, node: ir.Node) -> _Window:
-        weight_shape = _shape(_weight(node)) if node.op_type in _WEIGHT else None
+        weight_shape = shape_of(_weight(node)) if node.op_type in _WEIGHT else None
         dims = node.attributes.get_ints("kernel_shape", (weight_shape or ())[2:])
         kernel = tuple(dim for dim in dims if isinstance(dim, int))
-        rank = len(dims) or len((_shape(node.inputs[0]) or ())[2:])
+        rank = len(dims) or len((shape_of(node.inputs[0]) or ())[2:])
         return cls(
             kernel if kernel and len(kernel) == rank else None,
             tuple(node.attributes.get_ints("strides", (1,) * rank)),
@@ -195,9 +277,9 @@ def _upsampling_before(node: ir.Node) -> tuple[ir.Node, ...]:
     first = _sole_producer(node)
     pads = (first,) if first is not None and first.op_type == "Pad" else ()
     resize = _sole_producer(first) if first is not None and pads else first
-    if resize is None or resize.op_type not in ("Resize", "Upsample"):
+    if resize is None or resize.op_type not in RESIZES:
         return ()
-    scales = [scale or 0 for scale in _scales(resize)[2:]]
+    scales = [scale or 0 for scale in resize_scales(resize)[2:]]
     enlarges = min(scales, default=0) >= 1 and max(scales) > 1
     return (resize, *pads) if enlarges else ()
 
@@ -251,7 +333,8 @@ def _stored(node: ir.Node, fields: dict[ir.Value, _Fields]) -> Iterator[tuple[in
     """Identity and size of the weight and bias the model stores; computed ones are not stored."""
     for value in (_weight(node), _bias(node)):
         if value is not None and _look_up(value, fields) == ():
-            yield id(ir.convenience.get_const_tensor(value) or value), element_count(_shape(value))
+            stored = ir.convenience.get_const_tensor(value) or value
+            yield id(stored), element_count(shape_of(value))
 
 
 def _weight(node: ir.Node) -> ir.Value | None:
@@ -261,21 +344,6 @@ def _weight(node: ir.Node) -> ir.Value | None:
 def _bias(node: ir.Node) -> ir.Value | None:
     index = _BIAS.get(node.op_type, len(node.inputs))
     return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _shape(value: ir.Value | None) -> Shape | None:
-    if value is None:
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    shape = value.shape if tensor is None else tensor.shape
-    if shape is None:
-        return None
-    return tuple(dim if isinstance(dim, int) else _symbol(dim.value) for dim in shape)
-
-
-def _symbol(name: str | None) -> str | None:
-    """The model's own name of a size; those that shape inference makes up tell nobody anything."""
-    return None if name is None or name.startswith("unk__") else name
 
 
 def _itemsize(value: ir.Value | None) -> float:
@@ -364,7 +432,7 @@ def _resize(node: ir.Node, data: _Axes) -> _Fields:
     support = {"nearest": 1, "linear": 2, "cubic": 4}.get(mode)
     if support is None or antialias or crops:
         return None
-    scales = _scales(node) or (None,) * len(data)
+    scales = resize_scales(node) or (None,) * len(data)
     return tuple(_rescaled(f, scale, support) for f, scale in zip(data, scales, strict=True))
 
 
@@ -377,35 +445,6 @@ def _rescaled(
     return field.through(support).through(p, upscale=p, stride=q)
 
 
-def _scales(node: ir.Node) -> tuple[Fraction | None, ...]:
-    """Factor by which a Resize or Upsample enlarges each axis, None where unknown."""
-    before, after = _shape(node.inputs[0]) or (), _shape(node.outputs[0]) or ()
-    given = _constants(node, "scales", min(2, len(node.inputs) - 1))
-    if given:
-        axes = node.attributes.get_ints("axes", range(len(given)))
-        rank = len(before) or len(given)
-        factors = dict.fromkeys(range(rank), Fraction(1))
-        for axis, factor in zip(axes, given, strict=True):
-            factors[axis % rank] = Fraction(factor).limit_denominator(1000)
-        return tuple(factors.values())
-    return tuple(map(_ratio, after, before))
-
-
-def _ratio(after: Dim, before: Dim) -> Fraction | None:
-    if isinstance(after, int) and isinstance(before, int) and after and before:
-        return Fraction(after, before)
-    return Fraction(1) if after is not None and after == before else None
-
-
-def _constants(node: ir.Node, name: str, index: int) -> list[float]:
-    """Numbers given as an attribute in older opsets, as a constant input since; else empty."""
-    if name in node.attributes:
-        return [float(number) for number in node.attributes[name].value]
-    value = node.inputs[index] if 0 <= index < len(node.inputs) else None
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-    return [] if tensor is None else tensor.numpy().ravel().tolist()
-
-
 def _concat(node: ir.Node, data: _Axes) -> _Fields:
     return _without(data, [node.attributes.get_int("axis", 1)])
 
@@ -416,7 +455,7 @@ def _split(node: ir.Node, data: _Axes) -> _Fields:
 
 def _slice(node: ir.Node, data: _Axes) -> _Fields:
     """Shifted copies may meet again, where the larger field would be too small: those are lost."""
-    axes = _constants(node, "axes", 3)
+    axes = constants(node, "axes", 3)
     return _without(data, axes or range(len(data)))
 
 
@@ -430,7 +469,7 @@ def _transpose(node: ir.Node, data: _Axes) -> _Fields:
 
 
 def _unsqueeze(node: ir.Node, data: _Axes) -> _Fields:
-    axes = _constants(node, "axes", 1)
+    axes = constants(node, "axes", 1)
     rank = len(data) + len(axes)
     added = {int(axis) % rank for axis in axes}
     rest = iter(data)
@@ -438,7 +477,7 @@ def _unsqueeze(node: ir.Node, data: _Axes) -> _Fields:
 
 
 def _squeeze(node: ir.Node, data: _Axes) -> _Fields:
-    gone = {int(axis) % len(data) for axis in _constants(node, "axes", 1)}
+    gone = {int(axis) % len(data) for axis in constants(node, "axes", 1)}
     return tuple(field for axis, field in enumerate(data) if axis not in gone) if gone else None
 
 
@@ -458,7 +497,7 @@ def _space_to_depth(node: ir.Node, data: _Axes) -> _Fields:
 
 _RULES: dict[str, Callable[[ir.Node, _Axes], _Fields]] = {
     **dict.fromkeys((*_WEIGHT, "AveragePool", "LpPool", "MaxPool"), _slide),
-    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    **dict.fromkeys(RESIZES, _resize),
     "Concat": _concat,
     "DepthToSpace": _depth_to_space,
     "Pad": _pad,

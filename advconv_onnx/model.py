@@ -293,7 +293,12 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file whole or not at all; a link is followed.
+    """Write a text file as ``write_bytes`` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file whole or not at all; a link is followed.
 
     Raises:
         InputError: the file cannot be written; nothing is left behind.
@@ -301,7 +306,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     file = Path(path).resolve() if os.path.islink(path) else Path(path)
     with _staging_folder(file) as folder:
         try:
-            (folder / file.name).write_text(text, encoding="utf-8")
+            (folder / file.name).write_bytes(content)
             _flush(folder / file.name)
             os.replace(folder / file.name, file)
         except OSError as error:

@@ -359,3 +359,74 @@ class Report:
     validation: Validation
     rewrites: tuple[Rewrite, ...]
     measurement: Measurement | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AxisPattern:
+    """How a layer reads one spatial axis, on an input just large enough to show it.
+
+    Attributes:
+        pixels: size of that input.
+        cells: the grid the kernel slides over: the input pixels each cell is made of with their
+            weights, none for a zero: padding, or one inserted between pixels.
+        padding: cells before and after the image, those that repeat pixels included.
+        windows: by output pixel, the cell under each tap; the first one lies at the border.
+        interior: an output pixel that sees no padding where there is one.
+    """
+
+    pixels: int
+    cells: tuple[tuple[tuple[int, float], ...], ...]
+    padding: tuple[int, int]
+    windows: tuple[tuple[int, ...], ...]
+    interior: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChannelBlock:
+    """Channels that are all connected with each other, first and behind the last."""
+
+    outputs: tuple[int, int]
+    inputs: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Impulses:
+    """A measurement that agrees with what a layer's attributes say.
+
+    Attributes:
+        onnxruntime: version of ONNX Runtime.
+        runs: inputs that were tried.
+        difference: the largest one from any coefficient that the attributes claim.
+    """
+
+    onnxruntime: str
+    runs: int
+    difference: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LayerCard:
+    """One layer explained: what it reads, as measured, and what it costs.
+
+    Attributes:
+        channels: of the input and of the output.
+        axes: one per spatial axis.
+        blocks: which output channels read which input channels.
+        field: input pixels from the first to the last one that reach an output pixel, per axis.
+        interpolation: nearest, linear or cubic where the layer resizes, else "".
+        scales: by how much it resizes, per axis.
+        costs: of one image, unlike those in ``layer``, which are for the model's batch.
+        dense: costs of one image in a convolution from all channels to all, without gaps, that
+            covers the same cells; None for a layer without weights.
+    """
+
+    layer: Layer
+    channels: tuple[int, int]
+    axes: tuple[AxisPattern, ...]
+    blocks: tuple[ChannelBlock, ...]
+    field: tuple[int, ...]
+    interpolation: str
+    scales: tuple[float, ...]
+    costs: Costs
+    dense: Costs | None
+    impulses: Impulses

@@ -132,7 +132,9 @@ def test_weights_do_not_depend_on_what_else_is_built() -> None:
     short = weights(catalog.build("resnext", depths=(1, 1), classes=5))
     long = weights(catalog.build("resnext", depths=(2, 1), classes=5))
     assert short.keys() < long.keys()
-    assert all(long[key] == array for key, array in short.items())
+    # Variances are what the layers before leave, the only values that follow from others.
+    drawn = {key: array for key, array in short.items() if not key.endswith("running_var")}
+    assert all(long[key] == array for key, array in drawn.items())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

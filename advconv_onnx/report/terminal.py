@@ -15,7 +15,6 @@ from advconv_onnx.records import (
     Built,
     Comparison,
     Device,
-    Dim,
     Doctor,
     Inspection,
     Layer,
@@ -28,6 +27,7 @@ from advconv_onnx.records import (
     Status,
     Validation,
 )
+from advconv_onnx.report.numbers import si, sizes
 
 _MOST_NAMES = 5
 """Nodes that are named one by one before the rest is only counted."""
@@ -71,7 +71,7 @@ def _gains(model: ModelSummary, optimized: ModelSummary, measured: Measurement |
         ("parameters", model.parameters, optimized.parameters, ""),
         ("MACs", model.macs, optimized.macs, ""),
     ):
-        _add_row(table, name, _si(before, unit), _si(after, unit), _change(before, after))
+        _add_row(table, name, si(before, unit), si(after, unit), _change(before, after))
     if measured is not None:
         old, new = (timing.latency.median for timing in measured.timings)
         _add_row(table, "latency", _ms(old), _ms(new), _change(old, new), style="bold")
@@ -136,8 +136,8 @@ def inspection(found: Inspection) -> RenderableType:
         name = f"{layer.graph}: {layer.name}" if layer.graph else layer.name
         pair = [pairs.get(row, "")] if pairs else []
         _add_row(table, name, layer.kind, *pair, *_geometry(layer))
-    facts = [("total", f"{len(found.layers)} convolution-like layers, {_si(found.parameters)} "
-              f"parameters, {_si(found.macs)} MACs")]  # fmt: skip
+    facts = [("total", f"{len(found.layers)} convolution-like layers, {si(found.parameters)} "
+              f"parameters, {si(found.macs)} MACs")]  # fmt: skip
     if pairs:
         facts.append(("pair", f"{len(found.separable)} separable, numbered under 'pair'"))
     if found.macs is None:
@@ -146,15 +146,15 @@ def inspection(found: Inspection) -> RenderableType:
 
 
 def _geometry(layer: Layer) -> Iterator[str]:
-    yield _sizes(layer.kernel_shape)
-    yield _sizes(layer.effective_kernel)
-    yield _sizes(layer.strides)
-    yield _sizes(layer.dilations)
+    yield sizes(layer.kernel_shape)
+    yield sizes(layer.effective_kernel)
+    yield sizes(layer.strides)
+    yield sizes(layer.dilations)
     yield str(layer.group)
-    yield f"{_sizes(layer.input_shape)} -> {_sizes(layer.output_shape)}"
-    yield _si(layer.costs.parameters)
-    yield _si(layer.costs.macs)
-    yield _sizes(layer.receptive_field)
+    yield f"{sizes(layer.input_shape)} -> {sizes(layer.output_shape)}"
+    yield si(layer.costs.parameters)
+    yield si(layer.costs.macs)
+    yield sizes(layer.receptive_field)
 
 
 def validation(found: Validation) -> RenderableType:
@@ -213,9 +213,9 @@ def comparison(found: Comparison) -> RenderableType:
                   f"{_part(1, timing.speedup.high)} to {_part(1, timing.speedup.low)}")
         )  # fmt: skip
         _add_row(
-            table, alternative.name, _sizes(alternative.costs.receptive_field),
-            _si(costs.parameters), _si(costs.macs), _part(costs.macs, dense.macs),
-            _si(costs.bytes), *took,
+            table, alternative.name, sizes(alternative.costs.receptive_field),
+            si(costs.parameters), si(costs.macs), _part(costs.macs, dense.macs),
+            si(costs.bytes), *took,
         )  # fmt: skip
     facts = [
         ("input", f"{found.measurement.shape}; all outputs are as large as the input"),
@@ -241,10 +241,10 @@ def built(found: Built) -> RenderableType:
     inspection = found.inspection
     return _facts([
         ("built", f"{found.name}, opset {found.opset}"),
-        ("from", f"{_sizes(found.input_shape)} to {_sizes(found.output_shape)}"),
-        ("weights", f"{_si(found.parameters)} parameters, a file of {_si(found.bytes, 'B')}"),
-        ("layers", f"{len(inspection.layers)} convolution-like, {_si(inspection.parameters)} "
-         f"parameters, {_si(inspection.macs)} MACs"),
+        ("from", f"{sizes(found.input_shape)} to {sizes(found.output_shape)}"),
+        ("weights", f"{si(found.parameters)} parameters, a file of {si(found.bytes, 'B')}"),
+        ("layers", f"{len(inspection.layers)} convolution-like, {si(inspection.parameters)} "
+         f"parameters, {si(inspection.macs)} MACs"),
         *([] if inspection.macs is not None else
           [("note", "MACs are unknown where sizes are; fix them with --input")]),
         ("written", found.path),
@@ -326,22 +326,3 @@ def _part(some: float | None, whole: float | None) -> str:
 
 def _ms(milliseconds: float) -> str:
     return f"{milliseconds:.4g} ms"
-
-
-def _si(number: int | None, unit: str = "") -> str:
-    """Spell a count with up to four digits: 9999, 12.3 k, 4.5 M; "?" when unknown."""
-    if number is None:
-        return "?"
-    if number < 10_000:
-        return f"{number} {unit}".rstrip()
-    scaled, prefix = number / 1e3, "k"
-    for larger in "MGTP":
-        if scaled < 999.5:
-            break
-        scaled, prefix = scaled / 1e3, larger
-    return f"{scaled:.3g} {prefix}{unit}"
-
-
-def _sizes(shape: Sequence[Dim] | None) -> str:
-    """Spell a shape as ``--input`` reads it."""
-    return "x".join("?" if dim is None else str(dim) for dim in shape) if shape else "?"

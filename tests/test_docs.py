@@ -1,0 +1,30 @@
+"""The Python that README and docs show runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+
+import advconv_onnx
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("document", "about"), [("README.md", "save(b.model()"), ("docs/layers.md", "costs(")]
+)
+def test_building_runs(
+    document: str, about: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    [code] = [block for block in blocks(document) if about in block]
+    exec(code, {"advconv_onnx": advconv_onnx})
+    for path in tmp_path.glob("*.onnx"):
+        onnx.checker.check_model(path, full_check=True)
