@@ -1,11 +1,9 @@
-import doctest
 from fractions import Fraction
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from advconv_onnx import costs
 from advconv_onnx.costs import ReceptiveField, convolution_costs, effective_kernel, element_count
 from advconv_onnx.records import Costs
 
@@ -120,7 +118,3 @@ def test_down_and_up_returns_to_the_input_grid():
     assert field.jump * field.grid == 1
     assert ReceptiveField().through(stride=3).grid == 3
     assert ReceptiveField().through(upscale=3).jump == Fraction(1, 3)
-
-
-def test_examples_in_the_docstrings():
-    assert doctest.testmod(costs).failed == 0

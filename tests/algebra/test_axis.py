@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 from fractions import Fraction
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advconv_onnx.algebra import axis
 from advconv_onnx.algebra.axis import (
     COORDINATES,
     AxisOperator,
@@ -29,10 +27,6 @@ from advconv_onnx.algebra.axis import (
 
 small = st.integers(1, 4)
 pads = st.tuples(st.integers(0, 3), st.integers(0, 3))
-
-
-def test_the_examples_are_true() -> None:
-    assert doctest.testmod(axis).failed == 0
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
