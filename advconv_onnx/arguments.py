@@ -62,7 +62,7 @@ def spell_options(options: Options) -> str:
     return ", ".join(
         f"{_flag(name)} {_spell(default)}".rstrip()
         for name, (hint, default) in options.items()
-        if _kinds(hint)
+        if _kinds(hint) - {types.NoneType}
     )
 
 
@@ -79,14 +79,13 @@ def _spell(default: Any) -> str:
 
 
 def _kinds(hint: Any) -> set[Any]:
-    """What a text may stand for: types, literal values, and ``Sequence`` for several integers."""
+    """What a text may stand for: types and literal values."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return set().union(*map(_kinds, typing.get_args(hint)))
     if typing.get_origin(hint) is typing.Literal:
         return set(typing.get_args(hint))
-    if hint in (Sequence[int], tuple[int, ...]):
-        return {Sequence}
-    return {hint} if hint in (bool, int, float, str, types.NoneType) else set()
+    texts = (bool, int, float, str, types.NoneType, Sequence[int], Sequence[float])
+    return {hint} if hint in texts else set()
 
 
 def _parse(flag: str, text: str, kinds: set[Any]) -> Any:
@@ -94,8 +93,9 @@ def _parse(flag: str, text: str, kinds: set[Any]) -> Any:
         (types.NoneType, {"none": None}.__getitem__),
         (bool, {"yes": True, "true": True, "no": False, "false": False}.__getitem__),
         (int, int),
-        (Sequence, lambda text: tuple(map(int, text.split(",")))),
+        (Sequence[int], lambda text: tuple(map(int, text.split(",")))),
         (float, float),
+        (Sequence[float], lambda text: tuple(map(float, text.split(",")))),
         (str, str),
     ]
     if text in kinds:
@@ -109,8 +109,9 @@ def _parse(flag: str, text: str, kinds: set[Any]) -> Any:
 
 def _describe(kinds: set[Any]) -> str:
     names = {
-        bool: "yes or no", int: "an integer", Sequence: "integers with commas between them",
-        float: "a number", str: "a name", types.NoneType: "none",
+        bool: "yes or no", int: "an integer", Sequence[int]: "integers with commas between them",
+        float: "a number", Sequence[float]: "numbers with commas between them", str: "a name",
+        types.NoneType: "none",
     }  # fmt: skip
     known = [name for kind, name in names.items() if kind in kinds]
     literals = sorted(kind for kind in kinds if isinstance(kind, str))

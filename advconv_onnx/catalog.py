@@ -77,6 +77,7 @@ def entries() -> Mapping[str, Entry]:
 
 def build(
     name: str,
+    /,
     *,
     input_shape: Shape | None = None,
     seed: int = 0,
@@ -107,6 +108,7 @@ def build(
 def from_state_dict(
     name: str,
     source: Mapping[str, Any] | str | os.PathLike[str],
+    /,
     *,
     input_shape: Shape | None = None,
     dtype: str = "float32",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import itertools
 import logging
 import math
 import os
@@ -68,8 +69,8 @@ class _Commands(TyperGroup):
             return 0
 
 
-def _check_positive(value: float) -> float:
-    if not 0 < value < math.inf:
+def _check_positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value:g} is not a number above 0")
     return value
 
@@ -322,6 +323,7 @@ def _draw_card(
     with _progress() as announce:
         announce("measuring")
         loaded = files.load(model)
+        _keep_inputs([out], [model, *files.data_files(loaded)])
         files.override_inputs(loaded, shapes)
         found = measure_card(loaded, node)
         announce("drawing")
@@ -346,7 +348,15 @@ def validate(
     inputs: Inputs = None,
     data: Data = None,
     threads: Threads = None,
-    max_error: MaxError = 1e-4,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            metavar="E",
+            help="Largest error allowed, relative to an output's range; 1e-4 by default, 5e-3 "
+            "where weights are float16.",
+            callback=_check_positive,
+        ),
+    ] = None,
     seed: Seed = 0,
     json: JsonFile = None,
 ) -> int:
@@ -356,11 +366,10 @@ def validate(
     from advconv_onnx import model as files
     from advconv_onnx.report import schema, terminal
     from advconv_onnx.runtime.placement import placement
+    from advconv_onnx.runtime.validate import usual_error, validate_runtime
     from advconv_onnx.runtime.validate import validate as compare
-    from advconv_onnx.runtime.validate import validate_runtime
 
     options: dict[str, Any] = {
-        "max_error": max_error,
         "seed": seed,
         "provider": provider,
         "threads": threads,
@@ -370,6 +379,7 @@ def validate(
     with _progress() as announce:
         announce("validating")
         judged = files.load_runnable(model, shapes)
+        options["max_error"] = max_error or usual_error(judged)
         if against is None:
             found = validate_runtime(judged, **options)
         else:
@@ -546,6 +556,12 @@ def build(
     if listing:
         _list_catalog(name)
         return
+    if comparing and (dtype, opset, state_dict) != ("float32", 20, None):
+        raise InputError(
+            "--compare measures drawn float32 layers of opset 20; leave out --dtype, --opset and "
+            "--state-dict"
+        )
+    _keep_inputs([json, out], [state_dict])
     _check_json(json, *filter(None, [out]))
     from advconv_onnx.report import schema, terminal
 
@@ -725,6 +741,13 @@ def _check_json(json: Path | None, *others: Path) -> None:
     if json.resolve() in {other.resolve() for other in others}:
         raise InputError(f"--json '{json}' would replace a model; name another file")
     files.check_writable(json)
+
+
+def _keep_inputs(outputs: Sequence[Path | None], inputs: Sequence[Path | None]) -> None:
+    """Refuse an output that is an input, whatever it is called there."""
+    for output, given in itertools.product(filter(None, outputs), filter(None, inputs)):
+        if output.exists() and given.exists() and output.samefile(given):
+            raise InputError(f"'{output}' is an input, which is never modified; name another file")
 
 
 def _publish(

@@ -86,6 +86,8 @@ def compare(
         f"rate {rate} {kernel}": ("dilated_conv", {**dense, "rate": rate}),
         f"dense {wide}": ("conv", {**dense, "kernel_shape": extent}),
     }
+    if groups == 1:
+        del chosen[f"1 groups {kernel}"]
     models = {
         name: catalog.build(layer, input_shape=shape, seed=seed, **options)
         for name, (layer, options) in chosen.items()

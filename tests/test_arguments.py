@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import onnx_ir as ir
 import pytest
 
 from advconv_onnx.arguments import parse_options, spell_options
@@ -15,7 +16,9 @@ OPTIONS = {
     "size": (int, inspect.Parameter.empty),
     "channels": (int, None),
     "kernel_shape": (int | Sequence[int], 3),
-    "rates": (tuple[int, ...] | None, None),
+    "rates": (Sequence[int] | None, None),
+    "scale": (float | Sequence[float] | None, None),
+    "like": (ir.Value | None, None),
     "width": (float, 1.0),
     "bias": (bool | str, True),
     "activation": (str | None, None),
@@ -38,6 +41,8 @@ def parse(*arguments: str) -> dict[str, Any]:
         (["--rates", "none"], {"rates": None}),
         (["--channels", "-1"], {"channels": -1}),
         (["--width", "1"], {"width": 1.0}),
+        (["--scale", "1.5"], {"scale": 1.5}),
+        (["--scale", "2,1.5"], {"scale": (2.0, 1.5)}),
         (["--width", "0.35"], {"width": 0.35}),
         (["--bias"], {"bias": True}),
         (["--bias", "no"], {"bias": False}),
@@ -70,7 +75,9 @@ def test_refuses_with_what_is_possible(arguments: list[str], message: str) -> No
 
 def test_spells_what_has_a_text_form() -> None:
     text = spell_options(OPTIONS)
-    assert text.startswith("--size (required), --channels, --kernel-shape 3, --rates, --width 1.0")
+    assert text.startswith(
+        "--size (required), --channels, --kernel-shape 3, --rates, --scale, --width 1.0"
+    )
     assert "between" not in text
 
 

@@ -68,6 +68,33 @@ def test_takes_a_state_dict(capfd: pytest.CaptureFixture[str]) -> None:
     np.testing.assert_array_equal(weights["conv.weight"].const_value.numpy(), trained["weight"])
 
 
+def test_float16_is_validated_by_its_own_measure(capfd: pytest.CaptureFixture[str]) -> None:
+    shape = "--input x=1x3x64x64"
+    run(f"build mobilenet_v2 -o half.onnx --width 0.35 --dtype float16 {shape}", capfd)
+    assert "5e-03" in run("validate half.onnx", capfd)
+    assert main(shlex.split("validate half.onnx --max-error 1e-5")) == 1
+
+
+def test_weights_are_never_replaced(capfd: pytest.CaptureFixture[str]) -> None:
+    weights = Path("conv.safetensors")
+    safetensors.numpy.save_file({"conv.weight": normal(4, 3, 3, 3)}, weights)
+    before = weights.read_bytes()
+    Path("link.onnx").symlink_to(weights)
+    call = "build conv --channels 4 --bias=no --input x=1x3x8x8 --state-dict conv.safetensors"
+    for out in ("-o conv.safetensors", "-o link.onnx", "-o c.onnx --json conv.safetensors"):
+        assert main(shlex.split(f"{call} {out}")) == 2
+        assert "is an input, which is never modified" in capfd.readouterr().err
+    assert weights.read_bytes() == before
+
+
+def test_a_layer_takes_a_name_and_a_scale_per_axis(capfd: pytest.CaptureFixture[str]) -> None:
+    run("build upsample -o u.onnx --name up --scale 2,1.5 --input x=1x2x4x4", capfd)
+    assert [node.name for node in onnx.load("u.onnx").graph.node] == ["up"]
+    out = run("build upsample --list", capfd)
+    assert "--scale" in out
+    assert "--like" not in out
+
+
 def test_lists_everything(capfd: pytest.CaptureFixture[str]) -> None:
     out = run("build --list", capfd)
     assert all(f"\n{name} " in out for name in catalog.entries())
@@ -110,6 +137,7 @@ def test_is_one_function_of_the_public_api() -> None:
         ("build mobilenet_v2 -o x.onnx --width 0", "width=0.0; give a finite multiplier above 0"),
         ("build mobilenet_v2 -o x.onnx --state-dict no", "cannot read 'no'"),
         ("build --compare --input x=Nx3x8x8", "fix batch, channels and sizes"),
+        ("build --compare --dtype float16", "leave out --dtype, --opset and --state-dict"),
     ],
 )
 def test_bad_calls_are_one_line(

@@ -42,6 +42,14 @@ def test_a_card_is_written(file: str, start: bytes, capfd: pytest.CaptureFixture
     assert sorted(os.listdir()) == [file, "model.onnx"]
 
 
+def test_the_model_is_never_replaced(capfd: pytest.CaptureFixture[str]) -> None:
+    before = Path("model.onnx").read_bytes()
+    Path("card.svg").symlink_to("model.onnx")
+    assert main(shlex.split("inspect model.onnx --card second -o card.svg")) == 2
+    assert "is an input, which is never modified" in capfd.readouterr().err
+    assert Path("model.onnx").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

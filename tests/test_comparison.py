@@ -40,8 +40,14 @@ def test_all_are_timed_on_one_input(found: Comparison) -> None:
 
 
 def test_group_divides_the_channels_by_default() -> None:
-    names = [a.name for a in compare((1, 6, 5), channels=4, rounds=1, threads=1).alternatives]
-    assert "2 groups 3" in names
+    names = [a.name for a in compare((1, 8, 5), channels=12, rounds=1, threads=1).alternatives]
+    assert "4 groups 3" in names
+
+
+def test_what_is_dense_anyway_stands_there_once() -> None:
+    found = compare((1, 7, 5), channels=4, rate=1, rounds=1, threads=1)
+    names = [alternative.name for alternative in found.alternatives]
+    assert names == ["dense 3", "separable 3", "depthwise 3", "pointwise", "rate 1 3"]
 
 
 def test_options_are_those_of_the_function() -> None:

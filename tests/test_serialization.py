@@ -56,6 +56,13 @@ def test_the_model_keeps_its_weights() -> None:
     np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), normal(2))
 
 
+def test_weights_have_the_names_of_their_values() -> None:
+    model = catalog.build("conv", channels=1)
+    model.graph.initializers["conv.weight"].const_value.name = "another"
+    names = [tensor.name for tensor in onnx.load_from_string(written(model)).graph.initializer]
+    assert names == ["conv.weight", "conv.bias"]
+
+
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 300, 1 << 14, (1 << 31) - 1])
 def test_lengths_are_framed_as_protobuf_frames_them(length: int) -> None:
     encoded = onnx.TensorProto(int64_data=[length]).SerializeToString()

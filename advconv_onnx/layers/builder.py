@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +16,7 @@ from onnx import helper
 from advconv_onnx.errors import InputError
 from advconv_onnx.layers.initializers import Array, Weight, initializer
 from advconv_onnx.model import format_shape, infer_shapes
-from advconv_onnx.records import Shape
+from advconv_onnx.records import Dim, Shape
 
 DEFAULT_OPSET = 20
 OLDEST_OPSET, NEWEST_OPSET = 11, 24
@@ -86,8 +86,10 @@ class Builder:
         Raises:
             InputError: an opset or type that is not supported.
         """
-        if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        if opset not in range(OLDEST_OPSET, NEWEST_OPSET + 1):
             raise InputError(f"opset {opset}: layers exist for {OLDEST_OPSET} to {NEWEST_OPSET}")
+        if seed < 0:
+            raise InputError(f"seed {seed}: give a number from 0 up")
         if dtype not in DTYPES:
             raise InputError(f"dtype '{dtype}': use one of {', '.join(DTYPES)}")
         self.opset = opset
@@ -121,6 +123,8 @@ class Builder:
             opset=model.opset_imports.get("", 0), seed=seed, for_onnxruntime=for_onnxruntime
         )
         infer_shapes(model)
+        # Older files list initializers as inputs, which new ones would not be.
+        model.ir_version = max(model.ir_version, 4)
         builder._model = model
         values = [*model.graph.inputs, *model.graph.initializers.values()]
         values += [output for node in model.graph.all_nodes() for output in node.outputs]
@@ -149,11 +153,11 @@ class Builder:
         """
         if any(isinstance(dim, int) and dim < 1 for dim in shape):
             raise InputError(f"input '{name}': sizes must be at least 1, got {format_shape(shape)}")
+        for dim in shape:
+            _check_symbol(name, dim)
         if dtype is not None and dtype not in DTYPES:
             raise InputError(f"input '{name}': dtype '{dtype}': use one of {', '.join(DTYPES)}")
-        if self._is_taken(name):
-            raise InputError(f"input '{name}': the graph has this name already; use another")
-        self._names.add(name)
+        self._take(f"input '{name}'", name)
         value = ir.Value(
             name=name,
             shape=ir.Shape(shape),
@@ -166,14 +170,16 @@ class Builder:
         """Make a value a graph output, renamed if ``name`` is given.
 
         Raises:
-            InputError: the name is taken, or the value is a graph input, which keeps its name.
+            InputError: the name is taken, or the value is an output already, belongs to another
+                graph, or is a graph input, which keeps its name.
         """
+        self._check_own(value)
+        if value.is_graph_output():
+            raise InputError(f"output '{name}': '{value.name}' is an output already")
         if name is not None and name != value.name:
-            if self._is_taken(name):
-                raise InputError(f"output '{name}': the graph has this name already; use another")
             if value.is_graph_input():
                 raise InputError(f"output '{name}': '{value.name}' is an input; add a layer first")
-            self._names.add(name)
+            self._take(f"output '{name}'", name)
             value.name = name
         self._model.graph.outputs.append(value)
 
@@ -197,19 +203,21 @@ class Builder:
         graph = self._model.graph
         nodes, initializers = len(graph), set(graph.initializers)
         names, reserved = set(self._names), set(self._reserved)
-        full = self._full(name) if name else self._unique(self._full(kind))
+        full = self._full(name) if name else self._unique_scope(self._full(kind))
         try:
-            if self._is_taken(full):
+            if self._is_scope_taken(full):
                 raise InputError("the graph has this name already; use another")
             self._reserved.add(full)
             with self._absolute_scope(full):
                 yield
-        except InputError as error:
+        except BaseException as error:
             graph.remove(list(graph)[nodes:], safe=True)
             for added in set(graph.initializers) - initializers:
                 del graph.initializers[added]
             self._names, self._reserved = names, reserved
-            raise InputError(f"{kind} '{full}': {error}") from error
+            if isinstance(error, InputError):
+                raise InputError(f"{kind} '{full}': {error}") from error
+            raise
 
     def node(
         self,
@@ -232,8 +240,11 @@ class Builder:
             attributes: as in the ONNX specification; None leaves one out.
 
         Raises:
-            InputError: ONNX Runtime has no kernel for this operator in this type.
+            InputError: ONNX Runtime has no kernel for this operator in this type, or an input
+                belongs to another graph.
         """
+        for value in inputs:
+            self._check_own(value)
         calculated = inputs[0].dtype if inputs[0] is not None else None
         self._check_kernel(op_type, calculated)
         unique = self._full(name)
@@ -248,13 +259,13 @@ class Builder:
             attributes={key: value for key, value in attributes.items() if value is not None},
             name=unique,
         )
-        value = node.outputs[0]
-        value.name = unique
-        value.shape = ir.Shape(shape)
+        [output] = node.outputs
+        output.name = unique
+        output.shape = ir.Shape(shape)
         kind = dtype or calculated
-        value.type = None if kind is None else ir.TensorType(kind)
+        output.type = None if kind is None else ir.TensorType(kind)
         self._model.graph.append(node)
-        return value
+        return output
 
     def parameter(
         self, name: str, shape: Sequence[int], weight: Weight, dtype: ir.DataType | None
@@ -264,30 +275,33 @@ class Builder:
         Args:
             name: within the scope, as in torch: weight, bias, running_mean, running_var.
             shape: what the layer needs.
-            weight: an array, an initializer, or the name of one.
+            weight: numbers, an initializer, or the name of one.
             dtype: the type it is stored in.
 
         Raises:
-            InputError: an array of another shape, or an initializer that does not exist.
+            InputError: an array of another shape, of no numbers or of numbers beyond ``dtype``, an
+                initializer that does not exist, or a name that is taken.
         """
         full, wanted = self._full(name), tuple(shape)
+        self._take(name, full)
         if self._weights is not None:
             array = self._given(full, wanted)
-        elif isinstance(weight, np.ndarray):
-            array = weight
+        else:
+            if callable(weight) or isinstance(weight, str):
+                rng = np.random.default_rng([self._seed, zlib.crc32(full.encode())])
+                weight = initializer(weight)(rng, wanted)
+            array = _numbers(name, weight)
             if array.shape != wanted:
                 raise InputError(
                     f"{name} has shape {format_shape(array.shape)}, "
                     f"the layer needs {format_shape(wanted)}"
                 )
-        else:
-            rng = np.random.default_rng([self._seed, zlib.crc32(full.encode())])
-            array = initializer(weight)(rng, wanted)
         return self._initializer(full, array, dtype)
 
     def constant(self, name: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
         """Add an initializer that is no parameter: a limit, a scale, a size."""
         full = self._unique(self._full(name))
+        self._names.add(full)
         return self._initializer(full, array, dtype)
 
     def model(self) -> ir.Model:
@@ -313,7 +327,7 @@ class Builder:
         if name not in self._weights:
             self._faults["missing"].append(name)
             return np.zeros(shape, np.float32)
-        array = self._weights[name]
+        array = _numbers(name, self._weights[name])
         if array.shape != shape:
             found, wanted = (format_shape(s) or "scalar" for s in (array.shape, shape))
             self._faults["misshapen"].append(f"{name} ({found}, needs {wanted})")
@@ -321,8 +335,12 @@ class Builder:
         return array
 
     def _initializer(self, name: str, array: Array, dtype: ir.DataType | None) -> ir.Value:
-        self._names.add(name)
-        stored = array if dtype is None else array.astype(dtype.numpy(), copy=False)
+        with np.errstate(over="ignore"):
+            stored = array if dtype is None else array.astype(dtype.numpy(), copy=False)
+        if stored.itemsize < array.itemsize and np.isinf(stored).sum() > np.isinf(array).sum():
+            raise InputError(
+                f"'{name}' holds {np.abs(array).max():g}, beyond {stored.dtype}; use a wider dtype"
+            )
         tensor = ir.tensor(np.ascontiguousarray(stored).reshape(array.shape), name=name)
         value = ir.Value(
             name=name,
@@ -357,13 +375,61 @@ class Builder:
     def _full(self, name: str) -> str:
         return ".".join(filter(None, (self._scope, name)))
 
+    def _take(self, what: str, name: str) -> None:
+        if not name or self._is_taken(name):
+            reason = "the graph has this name already" if name else "it needs a name"
+            raise InputError(f"{what}: {reason}; use another")
+        self._names.add(name)
+
     def _is_taken(self, name: str) -> bool:
         return name in self._names or name in self._reserved
 
+    def _is_scope_taken(self, name: str) -> bool:
+        inside = f"{name}."
+        return self._is_taken(name) or any(taken.startswith(inside) for taken in self._names)
+
     def _unique(self, name: str) -> str:
-        """The name itself where it is free, else with the first number that makes it so."""
-        numbered = (f"{name}_{number}" for number in itertools.count(1))
-        return next(n for n in itertools.chain([name], numbered) if n and not self._is_taken(n))
+        return _first(lambda candidate: not self._is_taken(candidate), name)
+
+    def _unique_scope(self, name: str) -> str:
+        return _first(lambda candidate: not self._is_scope_taken(candidate), name)
+
+    def _check_own(self, value: ir.Value | None) -> None:
+        if value is not None and value.graph is not self._model.graph:
+            raise InputError(f"'{value.name}' belongs to another graph; use one builder for both")
+
+
+def _first(suits: Callable[[str], bool], name: str) -> str:
+    """The name itself if it suits, else with the first number that makes it so."""
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    return next(filter(suits, itertools.chain(filter(None, [name]), numbered)))
+
+
+def _check_symbol(name: str, dim: Dim) -> None:
+    """Refuse a name that cannot be calculated with."""
+    try:
+        if isinstance(dim, str):
+            ir.SymbolicDim(dim) + 1
+    except ValueError as error:
+        raise InputError(
+            f"input '{name}': dimension '{dim}' is no size, name or expression of names"
+        ) from error
+
+
+def _numbers(name: str, weight: Any) -> Array:
+    """A weight as an array.
+
+    Raises:
+        InputError: it is not made of real numbers.
+    """
+    try:
+        array = np.asarray(weight)
+    except ValueError:
+        array = np.array(None)
+    if array.dtype.kind not in "fiu":
+        kind = type(weight).__name__ if array.dtype == object else array.dtype
+        raise InputError(f"{name} is {kind}, not made of real numbers; give an array")
+    return array
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from advconv_onnx.layers.definition import Parameters, pad_zeros, slide, space_o
 from advconv_onnx.layers.finish import Finish, bias_parameter, finish, finish_reference, has_bias
 from advconv_onnx.layers.initializers import Array, Weight
 from advconv_onnx.layers.values import batch_of, channels_of, plain, size_of, symbolic
-from advconv_onnx.layers.window import Geometry, Window
+from advconv_onnx.layers.window import Geometry, Window, check_options, per_axis
 from advconv_onnx.records import LayerCosts, Shape
 
 DEFAULT_WEIGHT = "kaiming_uniform"
@@ -94,7 +94,8 @@ def convolve(
     options: ConvOptions,
 ) -> ir.Value:
     """A convolution and what follows it, under the names of the layer that is being built."""
-    check_groups(channels_of(x), channels, group)
+    check_options(options, ConvOptions)
+    channels, group = check_groups(channels_of(x), channels, group)
     window = Window.of(size_of(x), kernel_shape, options)
     shape = (channels, channels_of(x) // group, *window.kernel_shape)
     weight = b.parameter("weight", shape, options.get("weight", DEFAULT_WEIGHT), x.dtype)
@@ -108,20 +109,20 @@ def convolve(
     return finish(b, y, options)
 
 
-def check_groups(inputs: int, outputs: int, group: int) -> None:
-    """Refuse channels that cannot be split into equal groups.
+def check_groups(inputs: int, channels: int, group: int) -> tuple[int, int]:
+    """Check that channels split into equal groups; return output channels and groups.
 
     Raises:
-        InputError: no output channels, no group, or channels that ``group`` does not divide.
+        InputError: one of them is no number from 1 up, or ``group`` does not divide the channels.
     """
-    if outputs < 1:
-        raise InputError(f"channels={outputs}; a layer needs at least one output channel")
-    for name, channels in (("input channels", inputs), ("output channels", outputs)):
-        if group < 1 or channels % group:
+    [outputs], [group] = per_axis("channels", channels, 1), per_axis("group", group, 1)
+    for name, count in (("input channels", inputs), ("output channels", outputs)):
+        if count % group:
             common = (n for n in range(1, inputs + 1) if inputs % n == 0 and outputs % n == 0)
             *others, last = map(str, common)
             use = f"{', '.join(others)} or {last}" if others else last
-            raise InputError(f"group={group} does not divide {channels} {name}; use {use}")
+            raise InputError(f"group={group} does not divide {count} {name}; use {use}")
+    return outputs, group
 
 
 def costs(
@@ -148,7 +149,7 @@ def costs(
     """
     inputs = shape[1]
     assert isinstance(inputs, int)
-    check_groups(inputs, channels, group)
+    channels, group = check_groups(inputs, channels, group)
     size = symbolic(shape[2:])
     window = Window.of(size, kernel_shape, options)
     return LayerCosts(

@@ -25,7 +25,7 @@ from advconv_onnx.layers.definition import Parameters, pad_zeros, slide, space_o
 from advconv_onnx.layers.finish import bias_parameter, finish, finish_reference, has_bias
 from advconv_onnx.layers.initializers import Array
 from advconv_onnx.layers.values import batch_of, channels_of, plain, size_of, symbolic
-from advconv_onnx.layers.window import Geometry, Window, per_axis
+from advconv_onnx.layers.window import Geometry, Window, check_options, per_axis
 from advconv_onnx.records import LayerCosts, Shape
 
 
@@ -60,8 +60,9 @@ def conv_transpose(
         InputError: the layer is impossible; nothing is added then.
     """
     with b.layer("conv_transpose", options.get("name")):
+        check_options(options, ConvOptions)
         inputs = channels_of(x)
-        check_groups(inputs, channels, group)
+        channels, group = check_groups(inputs, channels, group)
         stamp = _Stamp.of(size_of(x), kernel_shape, output_padding, options)
         shape = (inputs, channels // group, *stamp.window.kernel_shape)
         weight = b.parameter("weight", shape, options.get("weight", DEFAULT_WEIGHT), x.dtype)
@@ -172,7 +173,7 @@ def costs(
     """
     inputs = shape[1]
     assert isinstance(inputs, int)
-    check_groups(inputs, channels, group)
+    channels, group = check_groups(inputs, channels, group)
     size = symbolic(shape[2:])
     stamp = _Stamp.of(size, kernel_shape, output_padding, options)
     window = stamp.window

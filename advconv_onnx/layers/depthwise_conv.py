@@ -14,7 +14,6 @@ from typing import Unpack
 import numpy as np
 import onnx_ir as ir
 
-from advconv_onnx.errors import InputError
 from advconv_onnx.layers.builder import Builder
 from advconv_onnx.layers.case import case
 from advconv_onnx.layers.conv import ConvOptions, convolve
@@ -23,7 +22,7 @@ from advconv_onnx.layers.definition import Parameters, pad_zeros, slide, space_o
 from advconv_onnx.layers.finish import finish_reference
 from advconv_onnx.layers.initializers import Array
 from advconv_onnx.layers.values import channels_of
-from advconv_onnx.layers.window import Window
+from advconv_onnx.layers.window import Window, per_axis
 from advconv_onnx.records import LayerCosts, Shape
 
 
@@ -51,15 +50,9 @@ def depthwise_conv(
         InputError: the layer is impossible; nothing is added then.
     """
     with b.layer("depthwise_conv", options.get("name")):
-        check_multiplier(multiplier)
+        [multiplier] = per_axis("multiplier", multiplier, 1)
         channels = channels_of(x)
         return convolve(b, x, channels * multiplier, kernel_shape, channels, options)
-
-
-def check_multiplier(multiplier: int) -> None:
-    """Refuse a depth multiplier below 1."""
-    if multiplier < 1:
-        raise InputError(f"multiplier={multiplier}; give each channel at least one kernel")
 
 
 def costs(
@@ -71,7 +64,7 @@ def costs(
     **options: Unpack[ConvOptions],
 ) -> LayerCosts:
     """Costs on an input of ``shape``, (N, C, *size): those of as many groups as channels."""
-    check_multiplier(multiplier)
+    [multiplier] = per_axis("multiplier", multiplier, 1)
     channels = shape[1]
     assert isinstance(channels, int)
     return conv_costs(

@@ -28,7 +28,7 @@ from advconv_onnx.layers.pointwise_conv import costs as pointwise_costs
 from advconv_onnx.layers.pointwise_conv import pointwise_conv
 from advconv_onnx.layers.pointwise_conv import reference as pointwise_reference
 from advconv_onnx.layers.values import plain, symbolic
-from advconv_onnx.layers.window import Geometry, Window, geometry_of
+from advconv_onnx.layers.window import Geometry, Window, check_options, geometry_of
 from advconv_onnx.records import LayerCosts, Shape
 
 
@@ -75,8 +75,9 @@ def depthwise_separable_conv(
     Raises:
         InputError: the layer is impossible; nothing is added then.
     """
-    depthwise, pointwise = _parts(options)
     with b.layer("depthwise_separable_conv", options.get("name")):
+        check_options(options, SeparableOptions)
+        depthwise, pointwise = _parts(options)
         x = depthwise_conv(b, x, kernel_shape, multiplier=multiplier, **depthwise)
         return pointwise_conv(b, x, channels, **pointwise)
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from advconv_onnx.errors import InputError
 from advconv_onnx.layers.builder import Builder
 from advconv_onnx.layers.values import batch_of, channels_of, size_of
-from advconv_onnx.layers.window import Geometry, Window
+from advconv_onnx.layers.window import Geometry, Window, check_options
 
 
 def max_pool(
@@ -34,6 +34,7 @@ def max_pool(
         InputError: the geometry is impossible, or a window may lie in the padding alone.
     """
     with b.layer("max_pool", name):
+        check_options(geometry, Geometry)
         window = Window.of(size_of(x), kernel_shape, geometry)
         rank = len(window.kernel_shape)
         if any(pad >= extent for pad, extent in zip(window.pads, window.extent * 2, strict=True)):

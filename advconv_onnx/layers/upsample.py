@@ -7,7 +7,8 @@
     p = (o + 1/2) / scale - 1/2, or o * (size - 1) / (new size - 1) with ``align_corners``
 
 Axis by axis, the border pixel repeated beyond the border. That is torch's definition, in the
-spelling that ONNX Runtime runs fast.
+spelling that ONNX Runtime runs fast, but for an axis that a fractional scale leaves as long as it
+was: torch mostly copies it, here and in ONNX Runtime its pixels still move.
 """
 
 from __future__ import annotations
@@ -223,7 +224,7 @@ def _enlarged(before: Sequence[Any], scale: Scale) -> tuple[tuple[Any, ...], tup
     # Sizes without a name are equal whatever is done to them.
     same = all(m == n if isinstance(n, int) else s == 1 for n, s, m in axes)
     if same and set(factors) != {1}:
-        # ONNX Runtime would copy the image, torch does not.
+        # ONNX Runtime would copy the image, against the definition.
         raise InputError(f"scale={scale} leaves the size {before}; use a larger scale")
     return after, tuple(_stored(n, s, m) for n, s, m in axes)
 

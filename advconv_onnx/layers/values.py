@@ -16,13 +16,13 @@ def channels_of(x: ir.Value) -> int:
     """Channels of (N, C, *spatial).
 
     Raises:
-        InputError: the shape or the channels are unknown.
+        InputError: the shape or the channels are unknown, or there are none.
     """
     channels = _known(x)[1]
-    if not isinstance(channels, int):
+    if not isinstance(channels, int) or channels < 1:
         raise InputError(
-            f"the channels of '{x.name}' ({format_shape(_known(x))}) are unknown; a layer needs "
-            "them: fix the input's second dimension"
+            f"the channels of '{x.name}' ({format_shape(_known(x))}) are unknown or none; a layer "
+            "needs them: fix the input's second dimension"
         )
     return channels
 

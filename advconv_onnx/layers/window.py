@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, cast
 
 from advconv_onnx.costs import effective_kernel
@@ -145,28 +146,26 @@ class Window:
         }
 
 
-def per_axis(
-    name: str, value: int | Sequence[int], rank: int, *, least: int = 1
-) -> tuple[int, ...]:
+def per_axis(name: str, value: Any, rank: int, *, least: int = 1) -> tuple[int, ...]:
     """One number per spatial axis, given as that many or as one for all.
 
     Raises:
-        InputError: too few or too many of them, or one below ``least``.
+        InputError: too few or too many of them, one below ``least``, or none that is whole.
     """
-    numbers = (value,) * rank if isinstance(value, int) else tuple(value)
+    numbers = _whole(value) * (1 if isinstance(value, Iterable) else rank)
     if len(numbers) != rank or any(number < least for number in numbers):
         several = f", or {rank} of them, one per spatial axis" if rank > 1 else ""
         raise InputError(f"{name}={value}; give one integer from {least} up{several}")
     return numbers
 
 
-def both_sides(pads: int | Sequence[int], rank: int) -> tuple[int, ...]:
+def both_sides(pads: Any, rank: int) -> tuple[int, ...]:
     """Pads as ONNX stores them: the begins of all axes, then the ends.
 
     Raises:
         InputError: neither one number, nor one or two per spatial axis, or a negative one.
     """
-    numbers = (pads,) * rank if isinstance(pads, int) else tuple(pads)
+    numbers = _whole(pads) * (1 if isinstance(pads, Iterable) else rank)
     numbers = numbers * 2 if len(numbers) == rank else numbers
     if len(numbers) != 2 * rank or any(number < 0 for number in numbers):
         raise InputError(
@@ -174,6 +173,29 @@ def both_sides(pads: int | Sequence[int], rank: int) -> tuple[int, ...]:
             f"{2 * rank} (all begins, then all ends); to cut pixels off use a Slice"
         )
     return numbers
+
+
+def _whole(value: Any) -> tuple[int, ...]:
+    """One whole number or several, numpy's too; none where something else is among them."""
+    try:
+        return tuple(map(operator.index, value if isinstance(value, Iterable) else [value]))
+    except TypeError:
+        return ()
+
+
+def check_options(options: Mapping[str, Any], known: type) -> None:
+    """Refuse a misspelled option, which Python would let pass.
+
+    Args:
+        options: those given.
+        known: the TypedDict of those there are.
+
+    Raises:
+        InputError: another option.
+    """
+    for name in options:
+        if name not in known.__annotations__:
+            raise InputError(f"no option '{name}'; there are {', '.join(known.__annotations__)}")
 
 
 def geometry_of(options: Geometry) -> Geometry:

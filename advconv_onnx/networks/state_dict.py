@@ -29,7 +29,15 @@ def read_state_dict(
     Raises:
         InputError: the file cannot be read or is no safetensors file, or a value is no array.
     """
+    if not isinstance(source, Mapping | str | os.PathLike):
+        raise InputError(
+            f"a {type(source).__name__} is no state dict; give arrays by name, as "
+            "module.state_dict() has them, or the path of a safetensors file"
+        )
     arrays = source if isinstance(source, Mapping) else _read_file(source)
+    strange = next((name for name in arrays if not isinstance(name, str)), None)
+    if strange is not None:
+        raise InputError(f"the state dict has the name {strange!r}; names are text")
     return {
         name: _as_array(name, array)
         for name, array in arrays.items()
@@ -38,6 +46,8 @@ def read_state_dict(
 
 
 def _read_file(path: str | os.PathLike[str]) -> dict[str, Array]:
+    if os.path.isdir(path):
+        raise InputError(f"cannot read '{path}': it is a folder; give a safetensors file")
     try:
         return safetensors.numpy.load_file(path)
     except OSError as error:
@@ -61,5 +71,9 @@ def _as_array(name: str, value: Any) -> Array:
     if array.dtype.name == "bfloat16":
         return array.astype(np.float32)
     if array.dtype.kind != "f":
-        raise InputError(f"'{name}' holds {array.dtype}; give floating-point numbers")
+        held = type(value).__name__ if array.dtype == object else array.dtype
+        raise InputError(
+            f"'{name}' holds {held}; give floating-point numbers, and the inner dict where a "
+            "checkpoint has several"
+        )
     return array

@@ -32,6 +32,9 @@ from advconv_onnx.report.numbers import si, sizes
 _MOST_NAMES = 5
 """Nodes that are named one by one before the rest is only counted."""
 
+_SHORT = 0.1
+"""Milliseconds below which a latency says little about a layer."""
+
 _STATUSES: tuple[Status, ...] = ("applied", "refused", "inaccurate", "slower")
 
 
@@ -224,6 +227,9 @@ def comparison(found: Comparison) -> RenderableType:
         ("device", _device(found.device)),
         *(("failed", f"{name}: {why}") for name, why in found.measurement.failures.items()),
     ]
+    if timings[found.alternatives[0].name].latency.median < _SHORT:
+        facts.append(("note", f"below {_SHORT} ms calling ONNX Runtime is most of it; give a "
+                      "larger --input"))  # fmt: skip
     return _below(table, facts)
 
 

@@ -12,10 +12,15 @@ from tests.layers.building import assert_refused
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("depthwise_conv", {"multiplier": 0}, "multiplier=0; give each channel at least one"),
+        ("depthwise_conv", {"multiplier": 0}, "multiplier=0; give one integer"),
         ("depthwise_conv", {"kernel_shape": 9}, "covers 9 pixels .*; shrink the kernel"),
-        ("depthwise_separable_conv", {"channels": 0}, "pointwise.*needs at least one output"),
-        ("depthwise_separable_conv", {"channels": 2, "multiplier": 0}, "multiplier=0; give each"),
+        ("depthwise_separable_conv", {"channels": 0}, "pointwise.*channels=0; give one integer"),
+        ("depthwise_separable_conv", {"channels": 2, "weight": 1}, "no option 'weight'; there are"),
+        (
+            "depthwise_separable_conv",
+            {"channels": 2, "multiplier": 0},
+            "multiplier=0; give one integer",
+        ),
         ("dilated_conv", {"channels": 2, "rate": 0}, "dilations=0; give one integer from 1 up"),
         ("dilated_conv", {"channels": 2, "rate": 3}, "covers 7 pixels .*; shrink .* or dilation"),
         ("dilated_conv", {"channels": 2, "dilations": 2}, "give the rate only"),

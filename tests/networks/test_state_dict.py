@@ -180,7 +180,7 @@ def test_many_faults_are_counted() -> None:
     ("value", "message"),
     [
         (np.arange(3), "'stem.weight' holds int64; give floating-point numbers"),
-        (None, "'stem.weight' holds object; give floating-point numbers"),
+        (None, "'stem.weight' holds NoneType; give floating-point numbers"),
         ([[1.0], [1.0, 2.0]], r"'stem.weight' does not become an array \(.*inhomogeneous"),
         (torch.zeros(1, dtype=torch.bfloat16), r"BFloat16\); give arrays, or tensors after \.det"),
         (torch.nn.Parameter(torch.zeros(1)), r"requires grad.*; give arrays, or tensors after"),
@@ -217,3 +217,16 @@ def test_refuses_an_unreadable_file_in_one_line(
     with pytest.raises(InputError, match=message) as raised:
         load(file)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (torch.nn.Linear(2, 2), "a Linear is no state dict; give arrays by name"),
+        ({"model": {"weight": np.zeros(1)}}, "'model' holds dict; .* the inner dict"),
+        ({3: np.zeros(1)}, "the state dict has the name 3; names are text"),
+    ],
+)
+def test_refuses_what_is_no_state_dict(source: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        catalog.from_state_dict("conv", source, channels=1)
