@@ -71,6 +71,19 @@ def test_conv_norm_keeps_the_variance_of_its_input(group: int) -> None:
     assert [node.name for node in model.graph] == ["0", "1"]
 
 
+def test_values_do_not_fade_through_a_stack_of_activations() -> None:
+    b = Builder(seed=1)
+    x = b.input("x", (1, 64, 32, 32))
+    for block in range(12):
+        with b.scope(str(block)):
+            x = conv_norm(b, x, 64, 3, pads=1, weight="torch", activation="Relu")
+    with b.scope("last"):
+        b.output(conv_norm(b, x, 64, 3, weight="torch"))
+    noise = np.random.default_rng(0).standard_normal((1, 64, 32, 32), np.float32)
+    [y] = open_session(b.model()).run(None, {"x": noise})
+    assert 0.1 < np.square(y).mean() < 10  # 1e-4 where half is not expected to be cut off
+
+
 def test_values_neither_fade_nor_grow_through_residual_blocks() -> None:
     b = Builder(seed=1)
     x = b.input("x", (1, 64, 32, 32))
