@@ -101,21 +101,21 @@ def test_options_are_those_of_the_function_and_of_its_keywords() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("name", "call", "message"),
     [
-        ({"name": "resnet"}, "'resnet' is no layer or network; use one of conv, .*xception"),
-        ({"name": "unet", "deep": 3}, "unet has no option 'deep'; it has classes, depth, base"),
-        ({"name": "grouped_conv"}, "grouped_conv needs channels and group; give a value"),
-        ({"name": "mobilenet_v1", "dtype": "float64"}, "no double kernel for Conv"),
-        ({"name": "mobilenet_v1", "dtype": "int8"}, "dtype 'int8': use one of"),
-        ({"name": "mobilenet_v1", "opset": 10}, "opset 10: layers exist for 11 to"),
-        ({"name": "mobilenet_v1", "input_shape": ("N", "C", 9, 9)}, "channels of 'x' .*unknown"),
-        ({"name": "mobilenet_v1", "input_shape": (3, 9)}, "layers take batch, channels and one"),
+        ("resnet", {}, "'resnet' is no layer or network; use one of conv, .*xception"),
+        ("unet", {"deep": 3}, "unet has no option 'deep'; it has classes, depth, base"),
+        ("grouped_conv", {}, "grouped_conv needs channels and group; give a value"),
+        ("mobilenet_v1", {"dtype": "float64"}, "no double kernel for Conv"),
+        ("mobilenet_v1", {"dtype": "int8"}, "dtype 'int8': use one of"),
+        ("mobilenet_v1", {"opset": 10}, "opset 10: layers exist for 11 to"),
+        ("mobilenet_v1", {"input_shape": ("N", "C", 9, 9)}, "channels of 'x' .*unknown"),
+        ("mobilenet_v1", {"input_shape": (3, 9)}, "layers take batch, channels and one"),
     ],
 )
-def test_refuses_with_a_remedy(call: dict[str, Any], message: str) -> None:
+def test_refuses_with_a_remedy(name: str, call: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        catalog.build(**call)
+        catalog.build(name, **call)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

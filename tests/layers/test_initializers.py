@@ -52,5 +52,5 @@ def test_torch_is_what_a_layer_of_torch_draws() -> None:
 def test_names_and_functions() -> None:
     assert initializer("zeros")(np.random.default_rng(0), (2,)).tolist() == [0, 0]
     assert initializer(kaiming_normal) is kaiming_normal
-    with pytest.raises(InputError, match=r"initializer 'he': use one of kaiming_normal, .*function"):
+    with pytest.raises(InputError, match=r"'he': use one of kaiming_normal, .*function"):
         initializer("he")

@@ -67,8 +67,8 @@ def test_initial_weights_follow_the_paper() -> None:
         ({"size": 100}, "size=100; use a power of two from 8 up"),
         ({"size": 4}, "size=4; use a power of two from 8 up"),
         ({"size": -64}, "size=-64; use a power of two"),
-        ({"base": 0}, "channels=0; a layer needs at least one output channel"),
-        ({"channels": 0}, "channels=0; a layer needs at least one output channel"),
+        ({"base": 0}, "channels=0; give one integer from 1 up"),
+        ({"channels": 0}, "channels=0; give one integer from 1 up"),
         ({"input_shape": (1, 100)}, "one to three spatial axes"),
     ],
 )

@@ -87,7 +87,7 @@ def test_rates_of_the_paper(backbone: str, output_stride: int) -> None:
     [
         ({"backbone": "vgg"}, "backbone 'vgg'; use one of resnet50, mobilenet_v2"),
         ({"output_stride": 32}, "output_stride=32; use 8 or 16"),
-        ({"classes": 0}, "channels=0; a layer needs at least one output channel"),
+        ({"classes": 0}, "channels=0; give one integer from 1 up"),
         ({"rates": (6, 0)}, "dilations=0; give one integer from 1 up"),
         ({"input_shape": ("N", "C", "H", "W")}, "the channels of 'x' .* are unknown"),
         ({"input_shape": (1, 3)}, "one to three spatial axes"),

@@ -77,7 +77,7 @@ def test_features_keep_the_resolution(output_stride: int, dilate: tuple[bool, ..
     [
         ({"depths": ()}, r"depths=\(\); give each stage at least one block"),
         ({"depths": (3, 0)}, r"depths=\(3, 0\); give each stage"),
-        ({"groups": 0}, r"layer1\.0\.conv1': channels=0; a layer needs at least one"),
+        ({"groups": 0}, r"layer1\.0\.conv1': channels=0; give one integer from 1 up"),
         ({"classes": 0}, "features=0"),
     ],
 )

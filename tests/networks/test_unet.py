@@ -101,8 +101,8 @@ def test_three_dimensions() -> None:
             "'x' has size 512x512, .* at least 1024 pixels .*, or a smaller depth",
         ),
         ({"input_shape": (1, 3, 15, "W")}, "size 15xW, and depth=4 .* at least 16 pixels"),
-        ({"base": 0}, "channels=0; a layer needs at least one output channel"),
-        ({"classes": 0}, "channels=0; a layer needs at least one output channel"),
+        ({"base": 0}, "channels=0; give one integer from 1 up"),
+        ({"classes": 0}, "channels=0; give one integer from 1 up"),
         ({"input_shape": ("N", 3)}, "one to three spatial axes"),
     ],
 )
