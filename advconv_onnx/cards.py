@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from advconv_onnx.algebra.axis import AxisOperator
 from advconv_onnx.costs import convolution_costs
 from advconv_onnx.errors import CheckError, InputError
 from advconv_onnx.geometry import (
@@ -117,47 +118,51 @@ def compare(probe: Probe, responses: Responses) -> float:
     # Where it interpolates, ONNX Runtime rounds coordinates, which are as large as the image.
     tolerance = max(TOLERANCE, *(axis.grid.inputs * 2.0**-21 for axis in probe.axes))
     differences = [0.0]
-    operators = [axis.operator.dense() for axis in probe.axes]
+    operators = [axis.operator for axis in probe.axes]
     # An axis that shows nothing at all is not the one at fault: the line missed another axis.
     for axis in sorted(range(len(operators)), key=lambda axis: not responses.axes[axis].any()):
-        found, claimed = responses.axes[axis], operators[axis]
-        taps = np.arange(len(found)) % len(claimed)
-        apart = np.abs(found - claimed[taps])
-        differences.append(apart.max(initial=0.0))
-        if differences[-1] > tolerance:
-            m, o, i = np.argwhere(apart > tolerance)[0]
-            raise CheckError(
-                f"in ONNX Runtime output pixel {o} of spatial axis {axis} takes {found[m, o, i]:g} "
-                f"of input pixel {i} through tap {taps[m]}, the attributes say "
-                f"{claimed[taps[m], o, i]:g}"
-            )
-    expected = _together(operators, responses.inputs)
-    taps = np.arange(responses.outputs.shape[1]) % expected.shape[1]
-    apart = np.abs(responses.outputs - expected[:, taps])
+        operator, found = operators[axis], responses.axes[axis]
+        for k, rows in enumerate(operator.rows):
+            claimed = AxisOperator(operator.inputs, (rows,)).dense()[0]
+            seen = found[k :: operator.taps]
+            apart = np.abs(seen - claimed)
+            differences.append(apart.max(initial=0.0))
+            if differences[-1] > tolerance:
+                m, o, i = np.argwhere(apart > tolerance)[0]
+                raise CheckError(
+                    f"in ONNX Runtime output pixel {o} of spatial axis {axis} takes "
+                    f"{seen[m, o, i]:g} of input pixel {i} through tap {k}, the attributes say "
+                    f"{claimed[o, i]:g}"
+                )
+    dense = [operator.dense() for operator in operators]
+    expected = _together(dense, responses.kernel, responses.inputs.astype(np.float64))
+    # So much do differences of single coefficients add up to.
+    apart = np.abs(responses.outputs - expected[:, np.newaxis]) / responses.kernel.size**0.5
     differences.append(apart.max(initial=0.0))
     if differences[-1] > tolerance:
-        _, m, *place = np.argwhere(apart > tolerance)[0].tolist()
-        kernel = [len(operator) for operator in operators]
-        tap = [int(k) for k in np.unravel_index(taps[m], kernel)]
+        place = np.argwhere(apart > tolerance)[0].tolist()[2:]
         raise CheckError(
-            f"in ONNX Runtime output pixel {place} does not see through tap {tap} what the axes "
-            "say together"
+            f"in ONNX Runtime output pixel {place} does not see what the axes say together"
         )
     _compare_channels(probe, responses.channels)
     return float(max(differences))
 
 
 def _together(
-    operators: Sequence[NDArray[np.float64]], images: NDArray[np.float32]
+    operators: Sequence[NDArray[np.float64]],
+    kernel: NDArray[np.float32],
+    images: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """What images (samples, *size) become by all axes: (samples, taps of the kernel, *size)."""
-    result = images.astype(np.float64)
-    for operator in operators:
-        result = np.tensordot(result, operator, (1, 2))
-    rank = len(operators)
-    order = (0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2))
-    result = result.transpose(order)
-    return result.reshape(len(images), -1, *result.shape[1 + rank :])
+    """What images (samples, *size) become by a kernel and all axes: (samples, *size)."""
+    first, *others = operators
+    if not others:
+        return np.tensordot(images, np.tensordot(kernel, first, 1), (1, 1))
+    # Tap by tap of this axis: those of all axes at once may be gigabytes.
+    total: NDArray[np.float64] = np.zeros(())
+    for weights, tap in zip(kernel, first, strict=True):
+        lines = np.moveaxis(np.tensordot(images, tap, (1, 1)), -1, 1)
+        total = total + _together(others, weights, lines.reshape(-1, *lines.shape[2:]))
+    return total.reshape(len(images), -1, *total.shape[1:])
 
 
 def _compare_channels(probe: Probe, found: NDArray[np.bool_]) -> None:
@@ -192,14 +197,11 @@ def _pattern(axis: AxisGeometry) -> AxisPattern:
 
 def _blocks(channels: NDArray[np.bool_]) -> Iterator[ChannelBlock]:
     """The connections as rectangles: neighbouring output channels that read the same."""
-    first = 0
-    rows: list[list[bool]] = channels.tolist()
-    for row, members in itertools.groupby(rows):
-        last = first + len(list(members))
-        edges = np.flatnonzero(np.diff(np.array([False, *row, False])))
+    changes = np.flatnonzero((channels[1:] != channels[:-1]).any(axis=1)) + 1
+    for first, last in itertools.pairwise([0, *changes.tolist(), len(channels)]):
+        edges = np.flatnonzero(np.diff(channels[first], prepend=False, append=False))
         for begin, end in edges.reshape(-1, 2).tolist():
             yield ChannelBlock((first, last), (begin, end))
-        first = last
 
 
 def _field(response: NDArray[np.float32]) -> int:

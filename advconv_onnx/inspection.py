@@ -73,17 +73,17 @@ def find(model: ir.Model, name: str) -> tuple[Layer, tuple[ir.Node, ...]]:
 
     Args:
         model: stays as it is.
-        name: a node as ``inspect`` lists it, with "graph: " in front where several have the name;
-            or a Resize.
+        name: a node as ``inspect`` lists it, or a Resize; where several have the name, or none,
+            the name of its output. "graph: " may be in front of either.
 
     Raises:
         InputError: none or several layers have this name; and as ``inspect``.
     """
     nodes, fields = _examine(model, (*_WEIGHT, *RESIZES))
-    named = [
-        (node, {_name(node), f"{node.metadata_props[_PATH]}: {_name(node)}"}) for node in nodes
-    ]
-    found = [node for node, names in named if name in names]
+    found = [node for node in nodes if name in _with_graph(node, _name(node))]
+    if len(found) != 1:
+        made = [n for n in found or nodes if name in _with_graph(n, n.outputs[0].name)]
+        found = made or found
     if not found:
         known = [_name(node) for node in nodes]
         near = difflib.get_close_matches(name, known, cutoff=0.4) or known[:3]
@@ -91,14 +91,20 @@ def find(model: ir.Model, name: str) -> tuple[Layer, tuple[ir.Node, ...]]:
         advice = f"did you mean {use}?" if use else "the model has no such layer at all"
         raise InputError(f"no convolution or Resize is called '{name}'; {advice}")
     if len(found) > 1:
-        places = ", ".join(f"'{node.metadata_props[_PATH]}: {_name(node)}'" for node in found)
+        outputs = ", ".join(f"'{_with_graph(node, node.outputs[0].name)[-1]}'" for node in found)
         raise InputError(
-            f"{len(found)} layers are called '{name}': {places}; use the longer name, or rename one"
+            f"{len(found)} layers are called '{name}'; use the name of an output instead: {outputs}"
         )
     [node] = found
     if node.op_type in RESIZES:
         return _resize_layer(node, fields), (node,)
     return _layer(node, fields), (*_upsampling_before(node), node)
+
+
+def _with_graph(node: ir.Node, name: str | None) -> list[str]:
+    """A name in a node's graph, and the same with that graph in front if it is not the main one."""
+    path = node.metadata_props[_PATH]
+    return [name or "", *([f"{path}: {name}"] if path else [])]
 
 
 def _examine(

@@ -156,7 +156,7 @@ def test_other_types_are_measured_in_float32() -> None:
     ("name", "message"),
     [
         ("conv_tow", "no convolution or Resize is called 'conv_tow'; did you mean 'conv_two'"),
-        ("same", "2 layers are called 'same': ': same', 'b/then_branch: same'; use the longer"),
+        ("same", "2 layers are called 'same'; use .* output instead: 'k', 'b/then_branch: p'"),
         ("integers", "layer 'integers': ConvInteger computes in integers, .*before it was quant"),
         ("unknown", "layer 'unknown': the shape of its weight is unknown"),
     ],
@@ -173,6 +173,16 @@ def test_what_cannot_be_shown_is_refused(name: str, message: str) -> None:
     model = parse(text, w=normal(3, 3, 3, 3), m=np.ones((1, 1, 3, 3), np.uint8))
     with pytest.raises(InputError, match=message):
         card(model, name)
+
+
+def test_layers_of_one_name_are_told_apart_by_their_outputs() -> None:
+    model = conv_model(
+        "float[1,3,9,9] x", "[c] a = Conv(x, w) [c] b = Conv<strides=[2, 2]>(a, w) y = Relu(b)",
+        w=normal(3, 3, 3, 3),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"called 'c'; .* output instead: 'a', 'b'"):
+        card(model, "c")
+    assert [card(model, name).layer.strides for name in "ab"] == [(1, 1), (2, 2)]
 
 
 def test_a_model_without_layers_says_so() -> None:

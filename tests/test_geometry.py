@@ -68,3 +68,13 @@ def test_the_sample_leaves_the_rest_that_the_model_leaves(size: int | None) -> N
     assert sample < 13
     assert size is None or sample % 3 == size % 3
     assert least_size(layer, 0, sample) == 1
+
+
+@pytest.mark.parametrize(
+    ("auto_pad", "cut"), [("NOTSET", (2, 1)), ("SAME_LOWER", (2, 1)), ("SAME_UPPER", (1, 2))]
+)
+def test_where_an_output_shape_cuts_more(auto_pad: str, cut: tuple[int, int]) -> None:
+    """ONNX's ConvTranspose: less at the begin for SAME_UPPER, else more."""
+    layer = nodes(f'y = ConvTranspose<auto_pad="{auto_pad}", output_shape=[7, 8]>(x, t)')
+    for axis, (begin, end) in ((0, cut), (1, (1, 1))):
+        assert axis_geometry(layer, axis, 8).padding == (2 - begin, 2 - end)

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -45,7 +46,11 @@ _SMALLEST_NUMBER = 4.5
 _MOST_CHANNELS = 64
 """Channels up to which each has a cell of its own."""
 
-_LONGEST_NAME = 72
+_LONGEST_NAME, _LONGEST_LINE = 72, 120
+"""Characters."""
+
+_FIXED = "\u00a0"
+"""A space where no line may end."""
 
 _SINGLE = AxisPattern(1, (((0, 1.0),),), (0, 0), ((0,),), 0)
 """The other axis of a strip."""
@@ -86,7 +91,9 @@ def _write_title(figure: Figure, card: LayerCard) -> None:
     if len(name) > _LONGEST_NAME:
         name = "…" + name[1 - _LONGEST_NAME :]
     figure.text(0.035, 0.935, name, size=15, weight="bold")
-    figure.text(0.035, 0.885, f"{_kind(card)}: {_geometry(card)}", size=10.5)
+    text = f"{_kind(card)}: {_geometry(card)}".replace(" ", _FIXED).replace(f",{_FIXED}", ", ")
+    for line, words in enumerate(textwrap.wrap(text, _LONGEST_LINE)):
+        figure.text(0.035, 0.888 - 0.028 * line, words.replace(_FIXED, " "), size=10.5)
 
 
 def _kind(card: LayerCard) -> str:
@@ -182,8 +189,8 @@ def _write_evidence(figure: Figure, card: LayerCard) -> None:
     seen = card.impulses
     how = f"within {seen.difference:.0e}" if seen.difference else "exactly"
     text = (
-        f"Measured with {seen.runs} inputs through ONNX Runtime {seen.onnxruntime}: the pixels and "
-        f"channels that reach an output agree {how} with the attributes of the nodes."
+        f"Measured in float32 with {seen.runs} inputs through ONNX Runtime {seen.onnxruntime}: the "
+        f"pixels and channels that reach an output agree {how} with the attributes of the nodes."
     )
     figure.text(0.035, 0.018, text, size=8, color=_FAINT)
 
@@ -283,10 +290,14 @@ def _resized(rows: AxisPattern, columns: AxisPattern, label: str) -> list[_Pictu
         math.prod(weight for _, weight in pair)
         for pair in itertools.product(*(side.axis.cells[side.axis.interior] for side in after))
     ]
+    part = ""
+    if any(len(side.shown) < len(side.axis.cells) for side in after):
+        part = f", only {sizes([len(side.shown) for side in after if side.axis is not _SINGLE])}"
+        part += " pixels around that one"
     return [
         _Picture(f"{label}input, with the weights of one output pixel", *before,
                  tuple(f"{weight:.2f}" for weight in weights)),
-        _Picture(f"{label}output", *after, ("",)),
+        _Picture(f"{label}output{part}", *after, ("",)),
     ]  # fmt: skip
 
 

@@ -5,8 +5,8 @@ and inputs of our own:
 
 1. Along one axis: a weight of one tap per output channel, and inputs that are one bright line
    each. Output channels then show, tap by tap, the axis operator itself.
-2. Along all axes at once: the same weights for all taps of the kernel, and inputs of random
-   numbers, so that an output pixel that sees anything but what the axes say together is caught.
+2. Along all axes at once: a kernel and inputs of random numbers, so that an output pixel that sees
+   anything but what the axes say together is caught.
 3. Across channels: one tap for all pairs of channels, and inputs in which 16 channels hold a power
    of two each; the binary digits of an output tell which of them reached it.
 """
@@ -39,11 +39,17 @@ TOLERANCE = 1e-5
 _CODED = 16
 """Channels told apart by one input: their sum is exact in float32, with digits to spare."""
 
-_CHUNK = 1 << 24
-"""Elements of inputs and outputs held at once, if a single input does not have more."""
+_STEPS = 8
+"""Random numbers are multiples of one part in so many, so that float32 adds them exactly."""
 
-_LARGEST = 1 << 27
-"""Elements of one input and its output beyond which it is not tried."""
+_CHUNK = 1 << 24
+"""Elements of inputs and outputs, or of weights, held at once, if one alone does not have more."""
+
+_LARGEST = 1 << 26
+"""Elements beyond which one input with its output, or all that is kept, is not tried."""
+
+_LONGEST = 1 << 37
+"""Multiplications beyond which they are not tried: some seconds."""
 
 _SEED = 0
 
@@ -82,15 +88,16 @@ class Responses:
     Attributes:
         axes: for each spatial axis (output channels, output pixels, input pixels); output channel
             m shows tap m modulo the taps.
+        kernel: the random weights of each group; 1 for a Resize.
         inputs: the random inputs (samples, *size).
-        outputs: what they gave (samples, output channels, *size); as ``axes``, but for all taps of
-            the kernel in C order.
+        outputs: what both gave (samples, groups, *size).
         channels: whether (output channel, input channel) are connected.
         onnxruntime: version of ONNX Runtime.
         runs: inputs that were tried.
     """
 
     axes: tuple[Array, ...]
+    kernel: Array
     inputs: Array
     outputs: Array
     channels: NDArray[np.bool_]
@@ -98,36 +105,67 @@ class Responses:
     runs: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Step:
+    """Inputs to try with one set of weights.
+
+    Attributes:
+        weight: of our own; None for a Resize.
+        x: inputs (samples, channels, *size).
+        axes: what the nodes say on inputs of this size.
+        place: what to keep of the outputs.
+    """
+
+    weight: Array | None
+    x: Array
+    axes: tuple[AxisGeometry, ...]
+    place: Any = ...
+
+
 def measure(probe: Probe) -> Responses:
     """Measure a layer.
 
     Raises:
-        InputError: the nodes are parts of a local function and depend on how it is called.
+        InputError: the nodes are parts of a local function and depend on how it is called, or
+            would take too much memory or time.
         CheckError: ONNX Runtime does not run them, or makes outputs of another size.
     """
-    axes = [_lines(probe, axis) for axis in range(len(probe.axes))]
     rng = np.random.default_rng(_SEED)
-    sizes = [axis.grid.inputs for axis in probe.axes]
-    x = rng.uniform(-1, 1, (2, *sizes)).astype(np.float32)
-    y = _respond(probe, _each_tap(probe), _all_channels(probe, x), probe.axes)
-    channels, runs = _channels(probe)
+    kernel = _random(rng, [axis.window.taps for axis in probe.axes])
+    if probe.nodes[-1].op_type in RESIZES:
+        kernel = np.ones_like(kernel)
+    inputs = _random(rng, (2, *(axis.grid.inputs for axis in probe.axes)))
+    steps = [
+        *(_lines(probe, axis) for axis in range(len(probe.axes))),
+        _together(probe, kernel, inputs),
+        _channels(probe),
+    ]
+    for step in steps:
+        _refuse_large(probe, step)
+    *lines, outputs, sums = (_respond(probe, step) for step in steps)
     return Responses(
-        axes=tuple(axes),
-        inputs=x,
-        outputs=y,
-        channels=channels,
+        axes=tuple(np.moveaxis(y, 0, -1) for y in lines),
+        kernel=kernel,
+        inputs=inputs,
+        outputs=outputs,
+        channels=_connections(sums, probe.channels[0]),
         onnxruntime=ort.__version__,
-        runs=sum(sizes) + len(x) + runs,
+        runs=sum(len(step.x) for step in steps),
     )
 
 
-def _lines(probe: Probe, axis: int) -> Array:
-    """Responses to a bright line across each position of one axis, tap by tap."""
-    axes = list(probe.least)
+def _random(rng: np.random.Generator, shape: Sequence[int]) -> Array:
+    """Numbers from -1 to 1, none of them zero."""
+    signs = rng.choice((-1, 1), shape)
+    numbers: Array = (signs * rng.integers(1, _STEPS, shape, endpoint=True)).astype(np.float32)
+    return numbers / np.float32(_STEPS)
+
+
+def _lines(probe: Probe, axis: int) -> _Step:
+    """A bright line across each position of one axis, seen through its taps one by one."""
+    axes = [*probe.least]
     axes[axis] = probe.axes[axis]
     anchors = _anchors(axes)
-    taps: list[Any] = [[k] for k, _ in anchors]
-    taps[axis] = range(axes[axis].window.taps)
     sizes = [each.grid.inputs for each in axes]
     line = [n if each == axis else 1 for each, n in enumerate(sizes)]
     x = np.broadcast_to(
@@ -135,12 +173,27 @@ def _lines(probe: Probe, axis: int) -> Array:
     )
     place: list[Any] = [..., *[o for _, o in anchors]]
     place[1 + axis] = slice(None)
-    y = _respond(probe, _each_tap(probe, taps), _all_channels(probe, x), axes, tuple(place))
-    return np.moveaxis(y, 0, -1)
+    weight = None
+    if probe.nodes[-1].op_type not in RESIZES:
+        kernel = [each.window.taps for each in axes]
+        outputs = -(-kernel[axis] // probe.group) * probe.group
+        weight = np.zeros((outputs, *kernel), np.float32)
+        taps: list[Any] = [range(outputs), *[k for k, _ in anchors]]
+        taps[1 + axis] = np.arange(outputs) % kernel[axis]
+        weight[tuple(taps)] = 1
+    return _Step(_of_groups(probe, weight), _all_channels(probe, x), tuple(axes), tuple(place))
 
 
-def _channels(probe: Probe) -> tuple[NDArray[np.bool_], int]:
-    """Which input channel reaches which output channel, and in how many runs that was seen."""
+def _together(probe: Probe, kernel: Array, inputs: Array) -> _Step:
+    """Random images, seen through one kernel of random weights, the same in all groups."""
+    weight = None
+    if probe.nodes[-1].op_type not in RESIZES:
+        weight = np.broadcast_to(kernel, (probe.group, *kernel.shape))
+    return _Step(_of_groups(probe, weight), _all_channels(probe, inputs), probe.axes)
+
+
+def _channels(probe: Probe) -> _Step:
+    """Channels that each are one binary digit, all added up by those that read them."""
     inputs, outputs = probe.channels
     anchors = _anchors(probe.least)
     codes = np.zeros((-(-inputs // _CODED), inputs), np.float32)
@@ -151,18 +204,21 @@ def _channels(probe: Probe) -> tuple[NDArray[np.bool_], int]:
     weight = None
     if probe.nodes[-1].op_type not in RESIZES:
         kernel = [axis.window.taps for axis in probe.least]
-        transposed = probe.nodes[-1].op_type == "ConvTranspose"
-        ours, theirs = (inputs, outputs) if transposed else (outputs, inputs)
+        ours, theirs = (inputs, outputs) if _transposed(probe) else (outputs, inputs)
         weight = np.zeros((ours, theirs // probe.group, *kernel), np.float32)
         tap: Any = (..., *[k for k, _ in anchors])
         weight[tap] = 1
-    place: Any = (..., *[o for _, o in anchors])
-    y = _respond(probe, weight, x, probe.least, place)
-    sums = np.rint(y).astype(np.int64)
-    if np.abs(y - sums).max() > 0.25 or sums.min() < 0 or sums.max() >> _CODED:
+    return _Step(weight, x, probe.least, (..., *[o for _, o in anchors]))
+
+
+def _connections(sums: Array, inputs: int) -> NDArray[np.bool_]:
+    """Which (output channel, input channel) are connected, from the outputs of ``_channels``."""
+    whole = np.rint(sums)
+    if np.abs(sums - whole).max() > 0.25 or whole.min() < 0 or whole.max() >= 1 << _CODED:
         raise CheckError("ONNX Runtime adds a channel more than once, or in parts")
-    digits = sums[..., np.newaxis] >> np.arange(_CODED) & 1
-    return digits.swapaxes(0, 1).reshape(outputs, -1)[:, :inputs].astype(bool), len(codes)
+    codes = whole.T.astype("<u2", order="C")
+    digits = np.unpackbits(codes.view(np.uint8), axis=1, count=inputs, bitorder="little")
+    return digits.view(np.bool_)
 
 
 def _anchors(axes: Sequence[AxisGeometry]) -> list[tuple[int, int]]:
@@ -172,41 +228,79 @@ def _anchors(axes: Sequence[AxisGeometry]) -> list[tuple[int, int]]:
     return [anchor for anchor in anchors if anchor is not None]
 
 
-def _each_tap(probe: Probe, taps: Sequence[Sequence[int]] | None = None) -> Array | None:
-    """Weights with one tap per output channel, in turn; one input channel per group."""
-    if probe.nodes[-1].op_type in RESIZES:
+def _transposed(probe: Probe) -> bool:
+    return probe.nodes[-1].op_type == "ConvTranspose"
+
+
+def _of_groups(probe: Probe, kernels: Array | None) -> Array | None:
+    """Kernels of one output channel each as a weight; one input channel per group."""
+    if kernels is None:
         return None
-    kernel = [axis.window.taps for axis in probe.axes]
-    chosen = np.stack(np.meshgrid(*(taps or map(range, kernel)), indexing="ij"), -1)
-    chosen = chosen.reshape(-1, len(kernel))
-    outputs = -(-len(chosen) // probe.group) * probe.group
-    weight = np.zeros((outputs, *kernel), np.float32)
-    weight[(range(outputs), *chosen[np.arange(outputs) % len(chosen)].T)] = 1
-    if probe.nodes[-1].op_type == "ConvTranspose":
-        return weight.reshape(probe.group, -1, *kernel)
-    return weight[:, np.newaxis]
+    if _transposed(probe):
+        return kernels.reshape(probe.group, -1, *kernels.shape[1:])
+    return kernels[:, np.newaxis]
 
 
 def _all_channels(probe: Probe, x: Array) -> Array:
-    """The same picture in as many channels as the weights of ``_each_tap`` read."""
+    """The same picture in as many channels as the weights of ``_of_groups`` read."""
     channels = 1 if probe.nodes[-1].op_type in RESIZES else probe.group
     return np.broadcast_to(x[:, np.newaxis], (len(x), channels, *x.shape[1:]))
 
 
-def _respond(
-    probe: Probe, weight: Array | None, x: Array, axes: Sequence[AxisGeometry], place: Any = ...
-) -> Array:
-    """Outputs, or what is at one place of each, for many inputs, a chunk at a time."""
-    channels = x.shape[1]
-    if weight is not None:
-        transposed = probe.nodes[-1].op_type == "ConvTranspose"
-        channels = weight.shape[1] * probe.group if transposed else len(weight)
-    claimed = tuple(axis.window.outputs for axis in axes)
-    image = math.prod(x.shape[1:]) + channels * math.prod(claimed)
-    if image > _LARGEST:
-        raise InputError("it shows its borders only on images that are too large to measure")
+def _refuse_large(probe: Probe, step: _Step) -> None:
+    """Raise an InputError for a step that would take gigabytes or minutes."""
+    samples, channels, *size = step.x.shape
+    if step.weight is not None and _transposed(probe):
+        # ONNX Runtime holds what each pixel adds to the output through each tap.
+        spread = step.weight[0].size * math.prod(size)
+        work = samples * channels * spread
+    else:
+        spread = 0
+        taps = 1 if step.weight is None else step.weight[0].size
+        work = samples * taps * _output_elements(probe, step)
+    kept = samples * _output_elements(probe, step)
+    if step.place is not ...:
+        kept //= math.prod(
+            axis.window.outputs
+            for axis, chosen in zip(step.axes, step.place[1:], strict=True)
+            if isinstance(chosen, int)
+        )
+    held = math.prod(step.x.shape[1:]) + _output_elements(probe, step) + spread
+    # What is kept is compared in float64.
+    if max(held, 2 * kept) > _LARGEST or work > _LONGEST:
+        raise InputError(
+            f"it is too large to measure: {held + kept:.1g} numbers at once, {work:.1g} "
+            "multiplications; inspect describes it without a card"
+        )
+
+
+def _output_elements(probe: Probe, step: _Step) -> int:
+    """Of one input."""
+    channels: int = step.x.shape[1]
+    if step.weight is not None:
+        channels = step.weight.shape[1] * probe.group if _transposed(probe) else len(step.weight)
+    return channels * math.prod(axis.window.outputs for axis in step.axes)
+
+
+def _respond(probe: Probe, step: _Step) -> Array:
+    """Outputs, or what is at one place of each, a chunk of the output channels at a time."""
+    if step.weight is None or probe.group > 1:
+        return _run(probe, step)
+    axis = 1 if _transposed(probe) else 0
+    count = min(-(-step.weight.size // _CHUNK), step.weight.shape[axis])
+    parts = np.array_split(step.weight, count, axis)
+    return np.concatenate(
+        [_run(probe, dataclasses.replace(step, weight=part)) for part in parts], axis=1
+    )
+
+
+def _run(probe: Probe, step: _Step) -> Array:
+    """The same for all output channels, a chunk of the inputs at a time."""
+    x = step.x
+    claimed = tuple(axis.window.outputs for axis in step.axes)
+    image = math.prod(x.shape[1:]) + _output_elements(probe, step)
     chunk = min(len(x), max(1, _CHUNK // image))
-    session = open_session(_cut_out(probe.nodes, weight, (chunk, *x.shape[1:])))
+    session = open_session(_cut_out(probe.nodes, step.weight, (chunk, *x.shape[1:])))
     results = []
     for first in range(0, len(x), chunk):
         part = np.zeros((chunk, *x.shape[1:]), np.float32)
@@ -218,7 +312,7 @@ def _respond(
             raise CheckError(
                 f"ONNX Runtime makes {found} of {before} pixels, the attributes say {wanted}"
             )
-        results.append(y[:count][place].copy())
+        results.append(y[:count][step.place].copy())
     return np.concatenate(results)
 
 

@@ -33,7 +33,13 @@ LAYERS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "grouped": ("grouped_conv", 2, {"channels": 8, "group": 2}),
     "pointwise": ("pointwise_conv", 2, {"channels": 100}),
     "transposed": ("conv_transpose", 2, {"channels": 3, "strides": 2, "output_padding": 1}),
+    "transposed in every way": (
+        "conv_transpose", 2,
+        {"channels": 6, "kernel_shape": (3, 2), "strides": (2, 3), "output_padding": (1, 2),
+         "group": 2, "dilations": (2, 1), "pads": (1, 0, 0, 1)},
+    ),
     "nearest": ("upsample", 2, {"scale": 1.5}),
+    "far larger": ("upsample", 2, {"scale": 65}),
     "linear": ("upsample", 2, {"scale": 2, "mode": "linear"}),
     "cubic": ("upsample", 2, {"scale": (2, 3), "mode": "cubic"}),
     "smaller": ("upsample", 2, {"scale": 0.5, "mode": "linear"}),
@@ -42,7 +48,8 @@ LAYERS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "one axis transposed": ("conv_transpose", 1, {"channels": 5, "strides": 3}),
     "three axes": ("conv", 3, {"channels": 5, "kernel_shape": (3, 1, 5)}),
     "three axes linear": ("upsample", 3, {"scale": 2, "mode": "linear"}),
-}
+    "three axes far larger": ("upsample", 3, {"scale": 20}),
+}  # fmt: skip
 
 
 @functools.cache
@@ -107,6 +114,12 @@ def test_no_text_covers_another_or_is_cut_off(key: str, monkeypatch: pytest.Monk
                      "padding 0, 2 groups, 4 → 8 channels", "2x"]),
         ("transposed", ["Transposed convolution: kernel 3x3, stride 2, zeros between the pixels 1, "
                         "around 2+3, 4 → 3 channels", "inserted zero"]),
+        ("transposed in every way",
+         ["Dilated transposed convolution: kernel 3x2, dilation 2x1 covers 5x2, stride 2x3, "
+          "zeros between the pixels 1x2,", "around 3+5x1+2, 2 groups, 4 → 6 channels"]),
+        ("far larger", ["output, only 14x14 pixels around that one"]),
+        ("three axes far larger", ["depth: output, only 14 pixels around that one"]),
+        ("nearest", ["output"]),
         ("upsampled", ["Nearest upsampling, then convolution: 2 x 2 times the pixels, kernel 3x3, "
                        "stride 1, padding 1, 4 → 3 channels"]),
         ("linear", ["Upsampling: linear, 2 x 2 times the pixels, 4 → 4 channels", "0.56", "0.06"]),
@@ -120,7 +133,7 @@ def test_a_picture_says_what_the_layer_is(key: str, wanted: list[str]) -> None:
     said = texts(draw(example(key), "svg"))
     assert set(wanted) <= set(said)
     runtime = example(key).impulses.onnxruntime
-    assert any(f"ONNX Runtime {runtime}: " in text for text in said)
+    assert any("in float32 with" in text and f"ONNX Runtime {runtime}: " in text for text in said)
 
 
 def test_every_tap_of_a_small_kernel_is_numbered() -> None:

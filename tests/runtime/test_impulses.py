@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -139,8 +140,8 @@ def test_axes_that_do_not_combine_are_caught() -> None:
     claim = PROBES["dense"]
     found = measure(claim)
     outputs = found.outputs.copy()
-    outputs[0, 8, 0, 0] += 0.1
-    with pytest.raises(CheckError, match=r"output pixel \[0, 0\] .* through tap \[2, 2\]"):
+    outputs[0, 0, 1, 2] += 0.01
+    with pytest.raises(CheckError, match=r"output pixel \[1, 2\] .* the axes say together"):
         compare(claim, dataclasses.replace(found, outputs=outputs))
 
 
@@ -158,9 +159,18 @@ def test_what_onnxruntime_makes_of_same_pads_around_a_kernel_below_its_stride() 
         measure(wider)
 
 
-def test_channels_added_in_parts_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [lambda y: 1.5 * y, lambda y: -y, lambda y: y + 2**16],
+    ids=["half", "below zero", "beyond 16 digits"],
+)
+def test_channels_added_in_parts_or_twice_are_caught(
+    change: Callable[[np.ndarray], np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = impulses.run_session
-    monkeypatch.setattr(impulses, "run_session", lambda *args: {"y": 1.5 * run(*args).popitem()[1]})
+    monkeypatch.setattr(
+        impulses, "run_session", lambda *args: {"y": change(run(*args).popitem()[1])}
+    )
     with pytest.raises(CheckError, match="adds a channel more than once, or in parts"):
         measure(PROBES["dense"])
 
@@ -179,6 +189,40 @@ def test_many_channels_take_little_memory_at_once(monkeypatch: pytest.MonkeyPatc
     assert compare(wide, measure(wide)) == 0
     assert max(batches) <= 20_000
     assert len(batches) == 10
+
+
+def test_large_weights_are_tried_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    cut_out = impulses._cut_out
+
+    def record(nodes: Any, weight: np.ndarray, shape: Any) -> ir.Model:
+        sizes.append(weight.size)
+        return cut_out(nodes, weight, shape)
+
+    monkeypatch.setattr(impulses, "_cut_out", record)
+    monkeypatch.setattr(impulses, "_CHUNK", 150)
+    for name in ("dense", "transposed"):
+        assert compare(PROBES[name], measure(PROBES[name])) == 0
+    assert len(sizes) == 5 + 7
+    assert max(sizes) <= 150
+
+
+@pytest.mark.parametrize("limit", ["_LARGEST", "_LONGEST"])
+@pytest.mark.parametrize("name", ["dense", "transposed", "linear"])
+def test_what_is_too_large_is_refused_before_anything_runs(
+    name: str, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(impulses, limit, 10)
+    monkeypatch.setattr(impulses, "run_session", lambda *_: pytest.fail("it runs"))
+    with pytest.raises(InputError, match=r"too large to measure: .* inspect describes it"):
+        measure(PROBES[name])
+
+
+def test_a_large_kernel_needs_no_large_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One random kernel is tried, not each of its taps alone."""
+    monkeypatch.setattr(impulses, "_LARGEST", 1 << 19)
+    wide = probe("ConvTranspose", (4, 4, 21, 21), strides=[2, 2])
+    assert compare(wide, measure(wide)) == 0
 
 
 def test_parameters_of_a_function_are_refused() -> None:
