@@ -738,15 +738,17 @@ def _check_json(json: Path | None, *others: Path) -> None:
         return
     from advconv_onnx import model as files
 
-    if json.resolve() in {other.resolve() for other in others}:
+    if any(files.is_same_file(json, other) for other in others):
         raise InputError(f"--json '{json}' would replace a model; name another file")
     files.check_writable(json)
 
 
 def _keep_inputs(outputs: Sequence[Path | None], inputs: Sequence[Path | None]) -> None:
     """Refuse an output that is an input, whatever it is called there."""
+    from advconv_onnx import model as files
+
     for output, given in itertools.product(filter(None, outputs), filter(None, inputs)):
-        if output.exists() and given.exists() and output.samefile(given):
+        if files.is_same_file(output, given):
             raise InputError(f"'{output}' is an input, which is never modified; name another file")
 
 

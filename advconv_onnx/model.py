@@ -323,6 +323,13 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         pass
 
 
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, through links too, even if it is not there yet."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
 @contextlib.contextmanager
 def _staging_folder(file: Path) -> Iterator[Path]:
     # Renaming would replace a device or a pipe instead of writing to it.

@@ -504,3 +504,14 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     files.write_text(link, "new")
     assert link.is_symlink()
     assert target.read_text() == "new"
+
+
+def test_one_file_has_many_paths(tmp_path: Path) -> None:
+    real, link, hard = (tmp_path / name for name in ("real", "link", "hard"))
+    assert files.is_same_file(real, tmp_path / "." / "real")
+    real.touch()
+    link.symlink_to(real)
+    hard.hardlink_to(real)
+    assert files.is_same_file(link, real)
+    assert files.is_same_file(hard, real)
+    assert not files.is_same_file(real, tmp_path / "other")

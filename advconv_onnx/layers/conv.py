@@ -68,20 +68,7 @@ def conv(
     Raises:
         InputError: the layer is impossible; nothing is added then.
     """
-    return emit("conv", b, x, channels, kernel_shape, group, options)
-
-
-def emit(
-    kind: str,
-    b: Builder,
-    x: ir.Value,
-    channels: int,
-    kernel_shape: int | Sequence[int],
-    group: int,
-    options: ConvOptions,
-) -> ir.Value:
-    """What all convolutions share; ``kind`` is the family, for names and errors."""
-    with b.layer(kind, options.get("name")):
+    with b.layer("conv", options.get("name")):
         return convolve(b, x, channels, kernel_shape, group, options)
 
 
@@ -93,7 +80,7 @@ def convolve(
     group: int,
     options: ConvOptions,
 ) -> ir.Value:
-    """A convolution and what follows it, under the names of the layer that is being built."""
+    """What all convolutions share: the node and what follows it, in the layer being built."""
     check_options(options, ConvOptions)
     channels, group = check_groups(channels_of(x), channels, group)
     window = Window.of(size_of(x), kernel_shape, options)

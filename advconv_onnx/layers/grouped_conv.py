@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from advconv_onnx.layers.builder import Builder
 from advconv_onnx.layers.case import case
-from advconv_onnx.layers.conv import ConvOptions, emit
+from advconv_onnx.layers.conv import ConvOptions, convolve
 from advconv_onnx.layers.conv import costs as conv_costs
 from advconv_onnx.layers.conv import reference as conv_reference
 from advconv_onnx.layers.definition import Parameters
@@ -51,7 +51,8 @@ def grouped_conv(
     Raises:
         InputError: the layer is impossible; nothing is added then.
     """
-    return emit("grouped_conv", b, x, channels, kernel_shape, group, options)
+    with b.layer("grouped_conv", options.get("name")):
+        return convolve(b, x, channels, kernel_shape, group, options)
 
 
 def costs(

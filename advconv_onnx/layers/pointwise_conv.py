@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from advconv_onnx.layers.builder import Builder
 from advconv_onnx.layers.case import case
-from advconv_onnx.layers.conv import ConvOptions, emit
+from advconv_onnx.layers.conv import ConvOptions, convolve
 from advconv_onnx.layers.conv import costs as conv_costs
 from advconv_onnx.layers.definition import Parameters, pad_zeros
 from advconv_onnx.layers.finish import finish_reference
@@ -41,7 +41,8 @@ def pointwise_conv(
     Raises:
         InputError: the layer is impossible; nothing is added then.
     """
-    return emit("pointwise_conv", b, x, channels, 1, group, options)
+    with b.layer("pointwise_conv", options.get("name")):
+        return convolve(b, x, channels, 1, group, options)
 
 
 def costs(

@@ -81,7 +81,7 @@ def _open(source: Path, target: Path, options: Options) -> ir.Model:
     original = files.load_runnable(source, options.inputs)
     inputs = [source, *files.data_files(original)]
     for output in (target, Path(f"{target}.data")):
-        if output.exists() and any(map(output.samefile, inputs)):
+        if any(files.is_same_file(output, part) for part in inputs):
             raise InputError(
                 f"'{output}' is part of the input model, which is never modified; name another -o"
             )
