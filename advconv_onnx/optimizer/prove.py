@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from advconv_onnx.errors import CheckError
-from advconv_onnx.rewriter.rule import Matcher, Proposal, cut
-from advconv_onnx.runtime.probe import SHAPES, difference, integer_inputs, integer_twin
+from advconv_onnx.rewriter.cut import cut
+from advconv_onnx.rewriter.proposal import Proposal, propose
+from advconv_onnx.rewriter.rule import Rule
+from advconv_onnx.runtime.probe import SHAPES, difference, integer_inputs, integer_twin, structure
 
 SITE_TOLERANCE = 1e-5
 """Largest float64 difference, relative to the largest output, that rounding weights may cause."""
@@ -16,66 +20,133 @@ SITE_TOLERANCE = 1e-5
 _SPREAD = 8.0
 """Float inputs reach this far to both sides: beyond every kink of an activation."""
 
+_LARGE = 1 << 10
+"""Constants of more elements are left out of shape inference, which only reads small ones."""
+
 
 class Disproved(Exception):
     """The two sides of a proposal are not equal; the message holds the evidence."""
 
 
-def prove(matcher: Matcher, proposal: Proposal, opset_imports: dict[str, int], seed: int) -> str:
-    """Prove that a proposal keeps the site's result.
+class Prover:
+    """Proves proposals for one model.
 
-    A rule that is affine in its weights is applied again to the site with integer weights, where
-    both sides must agree to the bit on every shape tried. The proposal itself is then compared in
-    float64 with the real weights, which shows what rounding the new weights costs.
-
-    Returns:
-        The certificate: what was compared, and the largest difference.
-
-    Raises:
-        Disproved: a difference was found, or nothing could be compared.
+    Sites of one rule that are alike in all but their weights share the integer probe, which draws
+    its own weights anyway; what is done with the real weights is done for each.
     """
-    rng = np.random.default_rng(seed)
-    before, after = cut(proposal, opset_imports)
-    _check_model(after)
-    parts = []
-    shapes = SHAPES
-    if matcher.rule.affine_in_weights:
-        parts.append(_prove_with_integers(matcher, before, rng))
-        shapes = 1  # The algebra is proved, what is left is how the new weights round.
-    found: list[tuple[float, float]] = []
-    for inputs in integer_inputs(before, rng, keep_shapes=matcher.rule.needs_shapes):
-        reals = {name: rng.uniform(-_SPREAD, _SPREAD, a.shape) for name, a in inputs.items()}
-        compared = _difference(before, after, reals) if len(found) < shapes else None
-        found += [compared] if compared else []
-    if not found:
-        raise Disproved("the site runs in float64 on none of the shapes tried")
-    # Over all shapes, because the few values of the smallest may all be nearly zero.
-    largest = max(value for _, value in found)
-    error = max(gap for gap, _ in found) / max(largest, np.finfo(np.float64).tiny)
-    if not error <= SITE_TOLERANCE:
-        raise Disproved(f"float64 difference {error:.1e} of range with the real weights")
-    return "; ".join([*parts, f"float64 difference {error:.0e} on {len(found)} shapes"])
+
+    def __init__(self, opset_imports: dict[str, int], seed: int) -> None:
+        """Prepare proofs for a model.
+
+        Args:
+            opset_imports: versions of the operator sets by domain.
+            seed: of all numbers drawn.
+        """
+        self._opset_imports = opset_imports
+        self._seed = seed
+        self._probed: dict[object, str] = {}
+
+    def prove(self, proposal: Proposal) -> str:
+        """Prove that a proposal keeps the site's results.
+
+        A rule that is affine in its weights is applied again to the site with integer weights,
+        where both sides must agree to the bit on every shape tried. The proposal itself is then
+        compared in float64 with the real weights, which shows what rounding the new weights costs.
+        The shapes inferred for the new nodes' values are left on them.
+
+        Returns:
+            The certificate: what was compared, and the largest difference.
+
+        Raises:
+            Disproved: a difference was found, or nothing could be compared.
+        """
+        rng = np.random.default_rng(self._seed)
+        before, after = cut(proposal, self._opset_imports)
+        _check_model(after, proposal)
+        rule = proposal.rule
+        parts = []
+        shapes = SHAPES
+        if rule.affine_in_weights:
+            key = (rule.name, structure(before))
+            if key not in self._probed:
+                self._probed[key] = _prove_with_integers(rule, before, rng)
+            parts.append(self._probed[key])
+            shapes = 1  # The algebra is proved, what is left is how the new weights round.
+        found: list[tuple[float, float]] = []
+        for inputs in integer_inputs(before, rng, keep_shapes=rule.needs_shapes):
+            if len(found) == shapes:
+                break
+            reals = {name: _real(a, rng) for name, a in inputs.items()}
+            compared = _difference(before, after, reals)
+            found += [compared] if compared else []
+        if not found:
+            raise Disproved("the site runs in float64 on none of the shapes tried")
+        # Over all shapes, because the few values of the smallest may all be nearly zero.
+        largest = max(value for _, value in found)
+        error = max(gap for gap, _ in found) / max(largest, np.finfo(np.float64).tiny)
+        if not error <= SITE_TOLERANCE:
+            raise Disproved(f"float64 difference {error:.1e} of range with the real weights")
+        return "; ".join([*parts, f"float64 difference {error:.0e} on {len(found)} shapes"])
 
 
-def _check_model(after: ir.Model) -> None:
-    """Check what the reference, which computes all in float64, would not see: a wrong type."""
-    proto = ir.to_proto(after)
+def _real(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Floats of both signs for an input of float type, the array itself for another."""
+    return rng.uniform(-_SPREAD, _SPREAD, array.shape) if array.dtype.kind == "f" else array
+
+
+def _check_model(after: ir.Model, proposal: Proposal) -> None:
+    """Check what the reference, which computes all in float64, would not see: a wrong type.
+
+    The types and shapes found are given to the new nodes' values.
+    """
+    proto = ir.to_proto(_without_weights(after))
     try:
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+        inferred = onnx.shape_inference.infer_shapes(
+            proto, check_type=True, strict_mode=True, data_prop=True
+        )
         for value in (*proto.graph.input, *proto.graph.output):
             value.type.tensor_type.shape.SetInParent()  # The checker insists on one, if empty.
         onnx.checker.check_model(proto)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())
         raise Disproved(f"the rewritten site is no valid ONNX: {reason}") from error
+    known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
+    for node, copy in zip(proposal.new_nodes, after.graph, strict=True):
+        for value, same in zip(node.outputs, copy.outputs, strict=True):
+            if same.name in known and known[same.name].type.HasField("tensor_type"):
+                _annotate(value, known[same.name].type)
 
 
-def _prove_with_integers(matcher: Matcher, before: ir.Model, rng: np.random.Generator) -> str:
+def _annotate(value: ir.Value, found: onnx.TypeProto) -> None:
+    value.type = ir.serde.deserialize_type_proto_for_type(found)
+    shape = ir.serde.deserialize_type_proto_for_shape(found)
+    if shape is not None:
+        # Names that inference makes up ("unk__0") would be taken for equal in other sites.
+        value.shape = ir.Shape(map(_size, shape))
+
+
+def _size(dim: int | ir.SymbolicDim) -> int | str | None:
+    size = dim.value if isinstance(dim, ir.SymbolicDim) else dim
+    return None if isinstance(size, str) and size.startswith("unk__") else size
+
+
+def _without_weights(model: ir.Model) -> ir.Model:
+    """The model with its large constants as inputs; shares the others with it."""
+    copy = model.clone()
+    for name, value in list(copy.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.size > _LARGE:
+            del copy.graph.initializers[name]
+            value.const_value = None
+            copy.graph.inputs.append(value)
+    return copy
+
+
+def _prove_with_integers(rule: Rule[Any], before: ir.Model, rng: np.random.Generator) -> str:
     shapes = 0
-    for inputs in integer_inputs(before, rng, keep_shapes=matcher.rule.needs_shapes):
+    for inputs in integer_inputs(before, rng, keep_shapes=rule.needs_shapes):
         twin = integer_twin(before, rng)
-        root = list(twin.graph)[-1]
-        proposal = matcher.propose(twin, twin.graph, root)
+        opset = twin.opset_imports[""]
+        proposal = propose(rule, list(twin.graph)[-1], opset)
         if not isinstance(proposal, Proposal):
             raise Disproved("the rule does not apply to its own site with integer weights")
         _, after = cut(proposal, dict(twin.opset_imports))

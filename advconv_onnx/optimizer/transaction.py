@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection
+from typing import Any
 
 import onnx_ir as ir
 
 from advconv_onnx import model as files
-from advconv_onnx.optimizer.prove import Disproved, prove
+from advconv_onnx.optimizer.prove import Disproved, Prover
 from advconv_onnx.records import Rewrite
-from advconv_onnx.rewriter.rule import Matcher, Proposal, Refusal, Rule, commit, names_in
-from advconv_onnx.rewriter.simplify import settle
+from advconv_onnx.rewriter.proposal import Proposal, Refusal, names_in, propose
+from advconv_onnx.rewriter.rule import Rule
+from advconv_onnx.rewriter.simplify import clean
 
 _FUEL = 20
 """Passes over a graph before rules that undo each other are stopped."""
@@ -69,7 +71,7 @@ class Fusing:
 
 def fuse(
     model: ir.Model,
-    rules: Collection[Rule],
+    rules: Collection[Rule[Any]],
     *,
     seed: int,
     banned: Collection[Site] = (),
@@ -84,11 +86,11 @@ def fuse(
         banned: sites that are not to be rewritten.
         limit: how many sites to rewrite at most, to find the one that breaks a model.
     """
-    run = _Run(model.clone(), [Matcher(rule) for rule in rules], seed, set(banned), limit)
+    run = _Run(model.clone(), rules, seed, set(banned), limit)
     for _ in range(_FUEL):
         if not run.pass_over():
             break
-        run.model = settle(run.model)
+        clean(run.model)
     waiting = [r.rule.minimum_opset for r in run.refusals.values()]
     opset = files.opset(run.model)
     return Fusing(
@@ -108,7 +110,7 @@ class _Run:
     def __init__(
         self,
         model: ir.Model,
-        matchers: list[Matcher],
+        rules: Collection[Rule[Any]],
         seed: int,
         banned: set[Site],
         limit: int | None,
@@ -117,42 +119,38 @@ class _Run:
         self.applied: list[Rewrite] = []
         self.disproved: dict[Site, Rewrite] = {}
         self.refusals: dict[Site, Refusal] = {}
-        self._matchers = matchers
-        self._seed = seed
+        self._opset = files.opset(model)
+        self._prover = Prover(dict(model.opset_imports), seed)
+        self._taken = names_in(model)
+        self._rules: dict[str, list[Rule[Any]]] = {}
+        for rule in rules:
+            for op_type in rule.roots:
+                self._rules.setdefault(op_type, []).append(rule)
         self._banned = banned
         self._limit = limit
 
     def pass_over(self) -> bool:
         """Visit every node of every graph once; whether anything was rewritten."""
-        taken = names_in(self.model)
         before = len(self.applied)
         self.refusals.clear()
-        present = {node.op_type for graph in self.model.graphs() for node in graph}
-        matchers = [
-            matcher
-            for matcher in self._matchers
-            if not matcher.rule.needs_any_of or matcher.rule.needs_any_of & present
-        ]
         for graph in list(self.model.graphs()):
             for node in list(graph):
                 if node.graph is graph:  # not replaced since the list was made
-                    self._visit(graph, node, matchers, taken)
+                    self._visit(node)
         return len(self.applied) > before
 
-    def _visit(
-        self, graph: ir.Graph, node: ir.Node, matchers: list[Matcher], taken: set[str]
-    ) -> None:
-        for matcher in matchers:
-            result = matcher.propose(self.model, graph, node)
+    def _visit(self, node: ir.Node) -> None:
+        for rule in self._rules.get(node.op_type, ()):
+            result = propose(rule, node, self._opset)
             if result is None:
                 continue
-            site = (matcher.rule.name, result.names)
+            site = (rule.name, result.names)
             if isinstance(result, Refusal):
                 self.refusals[site] = result
                 continue
-            certificate = self._prove(matcher, result, site) if self._may_commit(site) else None
+            certificate = self._prove(result, site) if self._may_commit(site) else None
             if certificate is not None:
-                commit(graph, result, taken)
+                result.commit(self._taken)
                 self.applied.append(Rewrite(*site, "applied", "", certificate))
                 return
             result.discard()
@@ -162,9 +160,9 @@ class _Run:
             return False
         return self._limit is None or len(self.applied) < self._limit
 
-    def _prove(self, matcher: Matcher, proposal: Proposal, site: Site) -> str | None:
+    def _prove(self, proposal: Proposal, site: Site) -> str | None:
         try:
-            return prove(matcher, proposal, dict(self.model.opset_imports), self._seed)
+            return self._prover.prove(proposal)
         except Disproved as evidence:
             self.disproved[site] = Rewrite(*site, "inaccurate", str(evidence))
             return None

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import required
 from advconv_onnx.rewriter.rule import Refused
 
@@ -46,6 +47,13 @@ class Convolution:
         given = node.inputs[2] if len(node.inputs) > 2 else None
         bias = np.zeros(channels) if given is None else required(given, "bias")
         return cls(node, weight, bias.astype(np.float64), group)
+
+    @property
+    def x(self) -> ir.Value:
+        """What is convolved."""
+        x = self.node.inputs[0]
+        assert x is not None
+        return x
 
     @property
     def transposed(self) -> bool:
@@ -113,16 +121,16 @@ class Convolution:
     def _by_group(self) -> Array:
         return self.weight.reshape(self.group, -1, *self.weight.shape[1:])
 
-    def rebuild_scaled(self, op: Any, x: ir.Value, scale: Array, shift: Array) -> ir.Value:
-        """The same convolution of ``x``, its output times ``scale`` plus ``shift``, both (C_out,).
+    def rebuild_scaled(self, op: Builder, scale: Array, shift: Array) -> ir.Value:
+        """The same convolution, its output times ``scale`` plus ``shift``, both (C_out,).
 
         Raises:
             Refused: a weight that was finite overflows.
         """
-        return self.rebuild(op, x, self.scale_output(scale), self.bias * scale + shift)
+        return self.rebuild(op, self.x, self.scale_output(scale), self.bias * scale + shift)
 
     def rebuild(
-        self, op: Any, x: ir.Value, weight: Array, bias: Array, **attributes: Any
+        self, op: Builder, x: ir.Value, weight: Array, bias: Array, **attributes: Any
     ) -> ir.Value:
         """The same convolution of ``x`` with new weights, rounded to the old weights' type.
 

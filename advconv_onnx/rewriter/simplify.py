@@ -77,6 +77,13 @@ def settle(model: ir.Model) -> ir.Model:
     return model
 
 
+def clean(model: ir.Model) -> None:
+    """Take away what rewriting leaves behind, in place: identities, unused nodes, disorder."""
+    with quiet("onnx_ir.passes.common"):
+        for step in (EliminateIdentities(), _REMOVE_UNUSED, _SORT):
+            step(model)
+
+
 class EliminateIdentities(ir.passes.InPlacePass):
     """Remove Identity nodes, those of bodies and functions too.
 
@@ -111,15 +118,18 @@ def _remove_identity(node: ir.Node) -> bool:
     return True
 
 
+_REMOVE_UNUSED = ir_passes.RemoveUnusedNodesPass()
+_SORT = ir_passes.TopologicalSortPass()
+
 _TIDYING = (
     ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     EliminateIdentities(),
     ir_passes.DeduplicateInitializersPass(),
     ir_passes.CommonSubexpressionEliminationPass(),
-    ir_passes.RemoveUnusedNodesPass(),
+    _REMOVE_UNUSED,
     ir_passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
     ir_passes.RemoveUnusedOpsetsPass(),
-    ir_passes.TopologicalSortPass(),
+    _SORT,
     ir_passes.NameFixPass(),
 )
 

@@ -43,9 +43,7 @@ class Reference:
         Raises:
             CheckError: an operator has no float64 reference; the message names it.
         """
-        inline = model.clone()
-        ir.external_data.load_to_model(inline)
-        self._evaluator = _Evaluator(ir.to_proto(inline))
+        self._evaluator = _Evaluator(ir.to_proto(_inlined(model)))
         self._outputs = tuple(value.name or "" for value in model.graph.outputs)
 
     def run(
@@ -63,6 +61,16 @@ class Reference:
         names = list(self._outputs if tensors is None else tensors)
         with np.errstate(all="ignore"):
             return dict(zip(names, self._evaluator.run(names, dict(inputs)), strict=True))
+
+
+def _inlined(model: ir.Model) -> ir.Model:
+    """The model itself, or a copy with its external data loaded."""
+    tensors = (v.const_value for g in model.graphs() for v in g.initializers.values())
+    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
+        return model
+    copy = model.clone()
+    ir.external_data.load_to_model(copy)
+    return copy
 
 
 class _Evaluator(ReferenceEvaluator):

@@ -9,43 +9,36 @@ widens the result, when something else reads the convolution's output, and when 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.affine import Affine, elementwise
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
-from advconv_onnx.rewriter.rule import Rule, Site
+from advconv_onnx.rewriter.rule import NoSite, Rule, Site
+from advconv_onnx.rewriter.walk import maker
+
+Plan = tuple[Convolution, Affine]
 
 
-class FoldAffine(Rule):
+class FoldAffine(Rule[Plan]):
     """Mul(Conv(x), a), Add(Conv(x), c) ... -> Conv(x)."""
 
     name = "fold_affine"
+    roots = frozenset(("Add", "Sub", "Mul", "Div"))
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def after(convolution: str, element: str, swapped: bool) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, w: Any, c: Any) -> Any:
-                y = getattr(op, convolution)(
-                    x, w, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["y"]
-                )
-                return getattr(op, element)(*((c, y) if swapped else (y, c)))
+    def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        for value in root.inputs:
+            node = maker(value, "Conv", "ConvTranspose", graph=root.graph)
+            if node is not None and value is not None:
+                convolution = Convolution.of(node)
+                rank, channels = convolution.rank, convolution.out_channels
+                affine = elementwise(root, value, rank, channels)
+                return Site((node, root), (convolution, affine))
+        raise NoSite
 
-            return pattern
-
-        convolutions, elements = ("Conv", "ConvTranspose"), ("Add", "Sub", "Mul", "Div")
-        return itertools.starmap(after, itertools.product(convolutions, elements, (False, True)))
-
-    def check(self, site: Site) -> tuple[Convolution, Affine]:
-        convolution = Convolution.of(site["y"].producer())
-        rank, channels = convolution.rank, convolution.out_channels
-        return convolution, elementwise(site.root, site["y"], rank, channels)
-
-    def rewrite(self, op: Any, site: Site, plan: tuple[Convolution, Affine]) -> ir.Value:
+    def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
         convolution, affine = plan
-        return convolution.rebuild_scaled(op, site["x"], affine.scale, affine.shift)
+        return convolution.rebuild_scaled(op, affine.scale, affine.shift)
 
 
 RULE = FoldAffine()
