@@ -207,8 +207,18 @@ def load_runnable(path: str | os.PathLike[str], shapes: Mapping[str, Shape]) -> 
     Raises:
         InputError: as ``load``, ``check_domains``, ``check_weights`` and ``override_inputs``.
     """
-    model = load(path)
+    model = load_reshaped(path, shapes)
     check_domains(model, str(path))
+    return model
+
+
+def load_reshaped(path: str | os.PathLike[str], shapes: Mapping[str, Shape]) -> ir.Model:
+    """Load a model whose weights are numbers, with new shapes for some of its inputs.
+
+    Raises:
+        InputError: as ``load``, ``check_weights`` and ``override_inputs``.
+    """
+    model = load(path)
     check_weights(model, str(path))
     override_inputs(model, shapes)
     return model
@@ -253,16 +263,22 @@ def check_domains(model: ir.Model, name: str) -> None:
     Raises:
         InputError: naming the operator, its domain and a node that uses it.
     """
+    if node := custom_node(model):
+        raise InputError(
+            f"'{name}': operator {node.domain}.{node.op_type} (node '{node.name}') needs a "
+            "custom-operator library, which this tool does not load; export the model "
+            "without it, or with the operator as a local function"
+        )
+
+
+def custom_node(model: ir.Model) -> ir.Node | None:
+    """The first node that only a custom-operator library could run, None when there is none."""
     functions = {(function.domain, function.name) for function in model.functions.values()}
     for _, graph in graphs(model):
         for node in graph:
-            known = node.domain in RUNNABLE_DOMAINS or (node.domain, node.op_type) in functions
-            if not known:
-                raise InputError(
-                    f"'{name}': operator {node.domain}.{node.op_type} (node '{node.name}') needs a "
-                    "custom-operator library, which this tool does not load; export the model "
-                    "without it, or with the operator as a local function"
-                )
+            if node.domain not in RUNNABLE_DOMAINS and (node.domain, node.op_type) not in functions:
+                return node
+    return None
 
 
 def save(model: ir.Model, path: str | os.PathLike[str]) -> None:

@@ -78,7 +78,9 @@ def optimize(
 
 
 def _open(source: Path, target: Path, options: Options) -> ir.Model:
-    original = files.load_runnable(source, options.inputs)
+    original = files.load_reshaped(source, options.inputs)
+    if options.level == "search":
+        files.check_domains(original, str(source))
     inputs = [source, *files.data_files(original)]
     for output in (target, Path(f"{target}.data")):
         if any(files.is_same_file(output, part) for part in inputs):

@@ -112,9 +112,9 @@ def _check_model(after: ir.Model, proposal: Proposal) -> None:
         raise Disproved(f"the rewritten site is no valid ONNX: {reason}") from error
     known = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output)}
     for node, copy in zip(proposal.new_nodes, after.graph, strict=True):
-        for value, same in zip(node.outputs, copy.outputs, strict=True):
+        for new, same in zip(node.outputs, copy.outputs, strict=True):
             if same.name in known and known[same.name].type.HasField("tensor_type"):
-                _annotate(value, known[same.name].type)
+                _annotate(new, known[same.name].type)
 
 
 def _annotate(value: ir.Value, found: onnx.TypeProto) -> None:
@@ -131,8 +131,10 @@ def _size(dim: int | ir.SymbolicDim) -> int | str | None:
 
 
 def _without_weights(model: ir.Model) -> ir.Model:
-    """The model with its large constants as inputs; shares the others with it."""
+    """The model with its large constants as inputs, and outputs whose shapes nobody claims."""
     copy = model.clone()
+    for output in copy.graph.outputs:
+        output.shape = None
     for name, value in list(copy.graph.initializers.items()):
         if value.const_value is not None and value.const_value.size > _LARGE:
             del copy.graph.initializers[name]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError
 from advconv_onnx.optimizer.options import Options
-from advconv_onnx.optimizer.transaction import Fusing, Site, Unequal, attempt, fuse
+from advconv_onnx.optimizer.transaction import Site, attempt, fuse
 from advconv_onnx.records import Rewrite, Status, Validation
 from advconv_onnx.rewriter import simplify
 from advconv_onnx.rewriter.fusions import all_rules
@@ -46,19 +47,41 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class _Base:
-    """A model that fusions start from, and what was decided on the way to it."""
+    """A model on the way, and what was decided up to it."""
 
     model: ir.Model
     records: tuple[Rewrite, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fused:
+    """A base with fusions applied, those that a newer opset allows among them.
+
+    Attributes:
+        records: of the base and of raising the opset.
+        before_raising: how many sites were rewritten in the old opset.
+        raised: the model right after its opset was raised; None when it was not.
+    """
+
+    model: ir.Model
+    records: tuple[Rewrite, ...]
+    applied: tuple[Rewrite, ...]
+    refused: tuple[Rewrite, ...]
+    before_raising: int
+    raised: ir.Model | None
+
+
 class Rewriting:
-    """The rewrites of one model under one set of options."""
+    """The rewrites of one model under one set of options.
+
+    All general passes and fusions are made first and the result is validated once; only if it
+    differs from the original is the step looked for that breaks it.
+    """
 
     def __init__(
         self, original: ir.Model, options: Options, announce: Callable[[str], None]
     ) -> None:
-        """Prepare the model with general passes, each verified.
+        """Prepare the model with general passes.
 
         Args:
             original: the model to trust, with its input shapes settled; stays as it is.
@@ -68,10 +91,8 @@ class Rewriting:
         self._original = original
         self._options = options
         self._announce = announce
-        base = _Base(original, self._unlisted_initializers())
-        base = self._keep(base, "fold_constants", self._fold_constants)
-        self._old_opset = self._keep(base, "onnxsim", self._run_onnxsim)
-        self._new_opset = self._raise_opset(self._old_opset)
+        self._given_up: dict[str, Rewrite] = {}
+        self._bases = self._prepare()
 
     def candidate(self, without: Collection[str] = ()) -> Candidate:
         """The model with all rewrites made, except those of the rules named in ``without``.
@@ -81,27 +102,19 @@ class Rewriting:
         """
         rules = [rule for rule in all_rules() if rule.name not in without]
         banned: dict[Site, Rewrite] = {}
-        base = self._new_opset
-        while len(banned) < _MOST_CULPRITS:
+        while len(banned) + len(self._given_up) < _MOST_CULPRITS:
             self._announce("fusing")
-            fusing = self._fuse(base, rules, banned)
-            if base is not self._old_opset and not self._uses_new_opset(rules, fusing):
-                base = self._old_opset
-                fusing = self._fuse(base, rules, banned)
-            records = (*base.records, *fusing.applied, *banned.values(), *fusing.refused)
-            if growth := self._growth(fusing.model):
+            fused = self._fuse(rules, banned)
+            records = (*fused.records, *fused.applied, *banned.values(), *fused.refused)
+            if growth := self._growth(fused.model):
                 return self.untouched(records, "refused", growth)
             self._announce("validating")
-            validation = self._validate(fusing.model)
+            validation = self._validate(fused.model)
             if validation.passed:
-                return Candidate(fusing.model, records, validation)
+                return Candidate(fused.model, _certified(records, validation), validation)
             self._announce("finding the rewrite that breaks the model")
-            guilty = self._find_guilty(base, rules, banned, len(fusing.applied))
-            if guilty is None:
+            if not self._give_up_guilty(fused, rules, banned, _why(validation)):
                 break
-            reason = _why(validation)
-            record = dataclasses.replace(guilty, status="inaccurate", reason=reason)
-            banned[guilty.rule, guilty.nodes] = record
         return self.untouched(records, "inaccurate", _why(validation))
 
     def untouched(self, records: Sequence[Rewrite], status: Status, reason: str) -> Candidate:
@@ -126,29 +139,29 @@ class Rewriting:
         reason = f"{listed} initializers are no longer graph inputs, so they are constants"
         return (Rewrite("unlist_initializers", (), "applied", reason),) if listed else ()
 
-    def _keep(self, base: _Base, name: str, change: Callable[[ir.Model], ir.Model]) -> _Base:
+    def _prepare(self) -> list[_Base]:
+        """The original, and the model after each general pass that was not given up."""
+        bases = [_Base(self._original, self._unlisted_initializers())]
+        for name, change in (
+            ("fold_constants", self._fold_constants),
+            ("onnxsim", self._run_onnxsim),
+        ):
+            bases.append(self._step(bases[-1], name, change))
+        return bases
+
+    def _step(self, base: _Base, name: str, change: Callable[[ir.Model], ir.Model]) -> _Base:
+        if name in self._given_up:
+            return _Base(base.model, (*base.records, self._given_up[name]))
         self._announce(name)
-        model, record = attempt(name, base.model, change, self._verify)
+        model, record = attempt(name, base.model, change, self._refuse_growth)
         return _Base(model, (*base.records, record))
 
-    def _raise_opset(self, base: _Base) -> _Base:
-        """Raise the opset if sites of this model wait for a newer one."""
-        wanted = self._fuse(base, all_rules(), (), limit=0).wanted_opset
-        if not wanted:
-            return base
-        return self._keep(
-            base, "raise_opset", lambda model: simplify.settle(simplify.raise_opset(model, wanted))
-        )
-
-    def _uses_new_opset(self, rules: Collection[Rule], fusing: Fusing) -> bool:
-        old = files.opset(self._old_opset.model)
-        needing = {rule.name for rule in rules if rule.minimum_opset > old}
-        return any(rewrite.rule in needing for rewrite in fusing.applied)
+    def _refuse_growth(self, model: ir.Model) -> None:
+        if growth := self._growth(model):
+            raise CheckError(growth)
 
     def _fold_constants(self, model: ir.Model) -> ir.Model:
-        model, _ = simplify.tidy(model)
-        simplify.fold_constants(model, self._largest_folded // 8)
-        return simplify.settle(model)
+        return simplify.fold_constants(simplify.settle(model), self._largest_folded // 8)
 
     def _run_onnxsim(self, model: ir.Model) -> ir.Model:
         seconds = self._options.time_limit or _ONNXSIM_SECONDS
@@ -166,25 +179,68 @@ class Rewriting:
 
     def _fuse(
         self,
-        base: _Base,
-        rules: Collection[Rule],
+        rules: Collection[Rule[Any]],
         banned: Collection[Site],
         limit: int | None = None,
-    ) -> Fusing:
-        return fuse(base.model, rules, seed=self._options.seed, banned=banned, limit=limit)
+    ) -> _Fused:
+        """Fuse in the model's own opset, then in the newer one that sites wait for, if any do."""
+        base = self._bases[-1]
+        seed = self._options.seed
+        old = fuse(base.model, rules, seed=seed, banned=banned, limit=limit)
+        count = len(old.applied)
+        plain = _Fused(old.model, base.records, old.applied, old.refused, count, None)
+        if not old.wanted_opset or count == limit:
+            return plain
+        raised = self._step(
+            _Base(old.model, base.records),
+            "raise_opset",
+            lambda model: simplify.settle(simplify.raise_opset(model, old.wanted_opset)),
+        )
+        if raised.model is old.model:
+            return dataclasses.replace(plain, records=raised.records)
+        left = None if limit is None else limit - count
+        new = fuse(raised.model, rules, seed=seed, banned=banned, limit=left)
+        needing = {rule.name for rule in rules if rule.minimum_opset > files.opset(old.model)}
+        if not any(rewrite.rule in needing for rewrite in new.applied):
+            return plain
+        applied = (*old.applied, *new.applied)
+        return _Fused(new.model, raised.records, applied, new.refused, count, raised.model)
 
-    def _find_guilty(
-        self, base: _Base, rules: Collection[Rule], banned: Collection[Site], applied: int
-    ) -> Rewrite | None:
-        """Bisect for the first site whose rewriting makes the model differ."""
-        good, bad = 0, applied
-        if not bad or not self._validate(self._fuse(base, rules, banned, 0).model).passed:
-            return None
+    def _give_up_guilty(
+        self,
+        fused: _Fused,
+        rules: Collection[Rule[Any]],
+        banned: dict[Site, Rewrite],
+        reason: str,
+    ) -> bool:
+        """Find the step that makes the model differ, and leave it out from now on."""
+        for base in self._bases[1:]:
+            if not self._validate(base.model).passed:
+                self._give_up(base.records[-1], reason)
+                self._bases = self._prepare()
+                return True
+        good, bad = 0, len(fused.applied)
+        if not bad:
+            return False
         while bad - good > 1:
             middle = (good + bad) // 2
-            passed = self._validate(self._fuse(base, rules, banned, middle).model).passed
+            passed = self._validate(self._fuse(rules, banned, middle).model).passed
             good, bad = (middle, bad) if passed else (good, middle)
-        return self._fuse(base, rules, banned, bad).applied[-1]
+        raised = fused.raised if bad == fused.before_raising + 1 else None
+        if raised is not None and not self._validate(raised).passed:
+            record = next(r for r in fused.records if r.rule == "raise_opset")
+            self._give_up(record, reason)
+            return True
+        guilty = fused.applied[bad - 1]
+        banned[guilty.rule, guilty.nodes] = dataclasses.replace(
+            guilty, status="inaccurate", reason=reason
+        )
+        return True
+
+    def _give_up(self, record: Rewrite, reason: str) -> None:
+        self._given_up[record.rule] = dataclasses.replace(
+            record, status="inaccurate", reason=reason
+        )
 
     def _growth(self, model: ir.Model) -> str:
         """Say by how much a model has grown if that is too much, else nothing."""
@@ -193,16 +249,14 @@ class Rewriting:
             return ""
         return f"the weights grow from {before} to {after} bytes, more than --max-growth allows"
 
-    def _verify(self, model: ir.Model) -> str:
-        if growth := self._growth(model):
-            raise CheckError(growth)
-        validation = self._validate(model, float64=False)
-        if not validation.passed:
-            raise Unequal(_why(validation))
-        return f"within {validation.max_relative:.0e} of range on {validation.inputs} inputs"
-
-    def _validate(self, model: ir.Model, *, float64: bool = True) -> Validation:
+    def _validate(self, model: ir.Model) -> Validation:
         options = self._options
+        if node := files.custom_node(self._original):
+            note = (
+                f"not compared as a whole: operator {node.domain}.{node.op_type} needs a "
+                "custom-operator library; each rewrite was proved on its own site"
+            )
+            return Validation(True, options.max_error, (), 0, (), (note,))
         return validate(
             self._original,
             model,
@@ -211,8 +265,20 @@ class Rewriting:
             provider=options.provider,
             threads=options.threads,
             data=options.data,
-            float64=float64,
         )
+
+
+def _certified(records: Sequence[Rewrite], validation: Validation) -> tuple[Rewrite, ...]:
+    """Passes over the whole model carry the evidence of the whole."""
+    if not validation.checks:
+        return tuple(records)
+    evidence = f"within {validation.max_relative:.0e} of range on {validation.inputs} inputs"
+    return tuple(
+        dataclasses.replace(r, certificate=evidence)
+        if r.status == "applied" and not r.certificate and not r.nodes
+        else r
+        for r in records
+    )
 
 
 def _why(validation: Validation) -> str:

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -46,6 +47,11 @@ _RANDOM = {
     "RandomUniformLike",
 }
 
+_FOLDINGS = 8
+"""Rounds of constant folding at most; trained models need up to three."""
+
+_ANY_SIZE = 1 << 62
+
 _PACKAGE_ROOT = str(Path(__file__).parents[2])
 
 
@@ -58,14 +64,27 @@ def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
     Returns:
         The new model, and a line for each pass that failed on it and was left out.
     """
+    # They report what they leave alone as warnings; here that is no event.
+    with quiet("onnx_ir.passes.common"):
+        try:
+            return _run(_TIDYING, model), ()
+        except Exception:  # A pass may raise anything; then each gets a copy of its own.
+            return _run_apart(model)
+
+
+def _run(steps: Sequence[ir.passes.PassBase], model: ir.Model) -> ir.Model:
+    copy = model.clone()
+    for step in steps:
+        copy = step(copy).model
+    return copy
+
+
+def _run_apart(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
     failures = []
     for step in _TIDYING:
-        attempt = model.clone()
         try:
-            # They report what they leave alone as warnings; here that is no event.
-            with quiet(type(step).__module__):
-                model = step(attempt).model
-        except Exception as error:  # A pass may raise anything, and its copy is given up.
+            model = _run((step,), model)
+        except Exception as error:
             failures.append(f"{type(step).__name__}: {' '.join(str(error).split())}")
     return model, tuple(failures)
 
@@ -134,17 +153,34 @@ _TIDYING = (
 )
 
 
-def fold_constants(model: ir.Model, largest: int) -> None:
-    """Compute expressions of constants, in place.
+def fold_constants(model: ir.Model, largest: int) -> ir.Model:
+    """Compute expressions of constants, until that finds nothing more.
+
+    A branch that turns out to be taken, or a shape that becomes known, makes further constants.
 
     Args:
-        model: the model.
-        largest: elements a result may have; a larger one, such as a table of sines, stays computed
-            when the model is loaded, and the file small.
+        model: changed in place, but for the last tidying.
+        largest: elements a result may have unless it replaces its operands; a larger one, such as
+            a table of sines, stays computed when the model is loaded, and the file small.
     """
-    onnxscript_optimizer.fold_constants(
-        model, onnx_shape_inference=False, output_size_limit=largest
-    )
+    for _ in range(_FOLDINGS):
+        before = files.count_nodes(model)
+        onnxscript_optimizer.fold_constants(
+            model,
+            onnx_shape_inference=False,
+            input_size_limit=_ANY_SIZE,
+            output_size_limit=largest,
+            should_fold=_should_fold,
+        )
+        model = settle(model)
+        if files.count_nodes(model) == before:
+            break
+    return model
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    """Fold ConstantOfShape too: the pads that torch computes begin with one."""
+    return True if node.op_type == "ConstantOfShape" and not node.domain else None
 
 
 def raise_opset(model: ir.Model, target: int) -> ir.Model:

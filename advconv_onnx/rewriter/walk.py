@@ -35,9 +35,7 @@ def producer(value: ir.Value | None, *op_types: str, graph: ir.Graph | None = No
     return node
 
 
-def maker(
-    value: ir.Value | None, *op_types: str, graph: ir.Graph | None = None
-) -> ir.Node | None:
+def maker(value: ir.Value | None, *op_types: str, graph: ir.Graph | None = None) -> ir.Node | None:
     """As ``producer``, with None for a value that is made otherwise."""
     node = None if value is None else value.producer()
     if node is None or node.domain or (op_types and node.op_type not in op_types):
@@ -123,7 +121,9 @@ def _factors(value: ir.Value, reader: ir.Node) -> Factors:
     return Factors((value,), 1.0, ())
 
 
-def shifted(value: ir.Value, graph: ir.Graph | None = None) -> tuple[ir.Value, float, ir.Node]:
+def shifted(
+    value: ir.Value | None, graph: ir.Graph | None = None
+) -> tuple[ir.Value, float, ir.Node]:
     """Read ``x + c`` or ``x - c`` with a scalar constant: (x, c, node).
 
     Raises:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import Any
 
 from advconv_onnx.rewriter.rule import Rule
 
 
-def all_rules() -> tuple[Rule, ...]:
+def all_rules() -> tuple[Rule[Any], ...]:
     """Every rule of this folder, in order of file name."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return tuple(importlib.import_module(f"{__name__}.{name}").RULE for name in names)

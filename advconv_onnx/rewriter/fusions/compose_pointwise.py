@@ -10,35 +10,29 @@ a grouped first convolution, and when something else reads the value between.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.walk import producer
+
+Plan = tuple[Convolution, Convolution]
 
 
-class ComposePointwise(Rule):
+class ComposePointwise(Rule[Plan]):
     """Conv1x1(Conv(x)) -> Conv(x)."""
 
     name = "compose_pointwise"
+    roots = frozenset(("Conv",))
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def pattern(op: Any, x: Any, w: Any, v: Any) -> Any:
-            y = op.Conv(
-                x, w, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["y"]
-            )
-            return op.Conv(y, v, _allow_other_inputs=True, _allow_other_attributes=True)
-
-        return [pattern]
-
-    def check(self, site: Site) -> tuple[Convolution, Convolution]:
-        first, second = Convolution.of(site["y"].producer()), Convolution.of(site.root)
+    def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        node = producer(root.inputs[0], "Conv", graph=root.graph)
+        first, second = Convolution.of(node), Convolution.of(root)
         if any(size != 1 for size in second.weight.shape[2:]) or second.group != 1:
             raise NoSite
-        strides = site.root.attributes.get_ints("strides", [1])
+        strides = root.attributes.get_ints("strides", [1])
         if any(stride != 1 for stride in strides) or second.is_padded:
             raise Refused("the 1x1 convolution is strided or padded")
         if first.group != 1:
@@ -47,14 +41,14 @@ class ComposePointwise(Rule):
         after = second.out_channels * (first.weight.size // first.out_channels)
         if after >= before:
             raise Refused(f"composed it would have {after} weights, more than the {before} of both")
-        return first, second
+        return Site((node, root), (first, second))
 
-    def rewrite(self, op: Any, site: Site, plan: tuple[Convolution, Convolution]) -> ir.Value:
+    def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
         first, second = plan
         matrix = second.weight.reshape(second.out_channels, -1).astype(np.float64)
         weight = np.tensordot(matrix, first.weight.astype(np.float64), axes=1)
         bias = matrix @ first.bias + second.bias
-        return first.rebuild(op, site["x"], weight, bias)
+        return first.rebuild(op, first.x, weight, bias)
 
 
 RULE = ComposePointwise()

@@ -8,51 +8,47 @@ of x, with size 1 in every dimension whose size in x is not known to be the same
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.walk import operands
 
 _NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
 
 
-class DropNeutralConstant(Rule):
+class DropNeutralConstant(Rule[ir.Value]):
     """x * 1 -> x."""
 
     name = "drop_neutral_constant"
+    roots = frozenset(_NEUTRAL)
     affine_in_weights = False
     needs_shapes = True
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def pattern_of(element: str, swapped: bool) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, c: Any) -> Any:
-                return getattr(op, element)(*((c, x) if swapped else (x, c)))
+    def find(self, root: ir.Node, opset: int) -> Site[ir.Value]:
+        for x, other in operands(root):
+            array = constant(other)
+            is_neutral = array is not None and (array == _NEUTRAL[root.op_type]).all()
+            commutes = root.op_type in ("Add", "Mul")
+            if array is not None and is_neutral and (commutes or x is root.inputs[0]):
+                _check_not_widened(x, array.shape)
+                return Site((root,), x)
+        raise NoSite
 
-            return pattern
+    def rewrite(self, op: Builder, plan: ir.Value) -> ir.Value:
+        return op.Identity(plan)
 
-        yield from itertools.starmap(pattern_of, itertools.product(_NEUTRAL, (False,)))
-        yield from itertools.starmap(pattern_of, itertools.product(("Add", "Mul"), (True,)))
 
-    def check(self, site: Site) -> None:
-        array = constant(site["c"])
-        if array is None or (array != _NEUTRAL[site.root.op_type]).any():
-            raise NoSite
-        shape = site["x"].shape
-        if array.ndim == 0:
-            return
-        if shape is None or array.ndim > len(shape):
-            raise Refused(f"the rank of '{site['x'].name}' is unknown, the constant might widen it")
-        sizes = zip(array.shape, shape[len(shape) - array.ndim :], strict=True)
-        if any(mine not in (1, theirs) for mine, theirs in sizes):
-            raise Refused("the constant might widen its operand")
-
-    def rewrite(self, op: Any, site: Site, plan: None) -> ir.Value:
-        result: ir.Value = op.Identity(site["x"])
-        return result
+def _check_not_widened(x: ir.Value, constant_shape: tuple[int, ...]) -> None:
+    rank = len(constant_shape)
+    if rank == 0:
+        return
+    if x.shape is None or rank > len(x.shape):
+        raise Refused(f"the rank of '{x.name}' is unknown or lower, the constant might widen it")
+    sizes = zip(constant_shape, x.shape[len(x.shape) - rank :], strict=True)
+    if any(mine not in (1, theirs) for mine, theirs in sizes):
+        raise Refused("the constant might widen its operand")
 
 
 RULE = DropNeutralConstant()

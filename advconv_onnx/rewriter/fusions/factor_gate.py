@@ -9,48 +9,49 @@ over C values and not over C * H * W. Refused unless g is known to have size 1 i
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
-from advconv_onnx.rewriter.rule import Refused, Rule, Site
+from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.walk import maker, operands
+
+Plan = tuple[ir.Value, ir.Value]
 
 
-class FactorGate(Rule):
+class FactorGate(Rule[Plan]):
     """x + x * g -> x * (g + 1)."""
 
     name = "factor_gate"
+    roots = frozenset(("Add",))
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def pattern_of(outer: bool, inner: bool) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, g: Any) -> Any:
-                product = op.Mul(*((g, x) if inner else (x, g)))
-                return op.Add(*((product, x) if outer else (x, product)))
+    def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        for x, gated in operands(root):
+            product = maker(gated, "Mul", graph=root.graph)
+            if product is not None and x in product.inputs:
+                gate = product.inputs[1 if product.inputs[0] is x else 0]
+                assert gate is not None
+                _check(x, gate)
+                return Site((product, root), (x, gate))
+        raise NoSite
 
-            return pattern
+    def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
+        x, gate = plan
+        assert gate.dtype is not None
+        one = op.initializer(np.ones((), gate.dtype.numpy()), "one")
+        return op.Mul(x, op.Add(gate, one))
 
-        return itertools.starmap(pattern_of, itertools.product((False, True), repeat=2))
 
-    def check(self, site: Site) -> np.ndarray:
-        x, gate = site["x"], site["g"]
-        if gate.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
-            raise Refused(f"the type of '{gate.name}' is {gate.dtype}")
-        if x.shape is None or gate.shape is None or len(x.shape) != len(gate.shape):
-            raise Refused(f"the shapes of '{x.name}' and '{gate.name}' are not known to fit")
-        if len(x.shape) < 3 or any(size != 1 for size in gate.shape[2:]):
-            raise Refused(f"'{gate.name}' is not one value per channel")
-        for mine, theirs in zip(gate.shape[:2], x.shape[:2], strict=True):
-            if mine != 1 and mine != theirs:
-                raise Refused(f"'{gate.name}' might widen '{x.name}'")
-        return np.ones((), gate.dtype.numpy())
-
-    def rewrite(self, op: Any, site: Site, plan: np.ndarray) -> ir.Value:
-        one = op.initializer(plan, "one")
-        result: ir.Value = op.Mul(site["x"], op.Add(site["g"], one))
-        return result
+def _check(x: ir.Value, gate: ir.Value) -> None:
+    if gate.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
+        raise Refused(f"the type of '{gate.name}' is {gate.dtype}")
+    if x.shape is None or gate.shape is None or len(x.shape) != len(gate.shape):
+        raise Refused(f"the shapes of '{x.name}' and '{gate.name}' are not known to fit")
+    if len(x.shape) < 3 or any(size != 1 for size in gate.shape[2:]):
+        raise Refused(f"'{gate.name}' is not one value per channel")
+    for mine, theirs in zip(gate.shape[:2], x.shape[:2], strict=True):
+        if mine != 1 and mine != theirs:
+            raise Refused(f"'{gate.name}' might widen '{x.name}'")
 
 
 RULE = FactorGate()

@@ -10,86 +10,65 @@ every reader of its output is a convolution that can take it, because the operat
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.affine import Affine, batchnorm, elementwise
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.walk import producer
 
-_ELEMENTS = ("Add", "Sub", "Mul", "Div")
+Plan = tuple[ir.Value, Convolution, Affine]
 
 
-class FoldAffineForward(Rule):
+class FoldAffineForward(Rule[Plan]):
     """Conv(a * x + c) -> Conv(x)."""
 
     name = "fold_affine_forward"
-
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def before(convolution: str, element: str, swapped: bool) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, c: Any, w: Any) -> Any:
-                operands = (c, x) if swapped else (x, c)
-                y = getattr(op, element)(*operands, _outputs=["y"])
-                return _convolve(op, convolution, y, w)
-
-            return pattern
-
-        def after_batchnorm(convolution: str) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, w: Any) -> Any:
-                y = op.BatchNormalization(
-                    x, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["y"]
-                )
-                return _convolve(op, convolution, y, w)
-
-            return pattern
-
-        convolutions = ("Conv", "ConvTranspose")
-        yield from itertools.starmap(
-            before, itertools.product(convolutions, _ELEMENTS, (False, True))
-        )
-        yield from map(after_batchnorm, convolutions)
+    roots = frozenset(("Conv", "ConvTranspose"))
 
     def keeps(self, node: ir.Node) -> bool:
-        return True
+        return True  # The other readers are convolutions, whose turn comes.
 
-    def check(self, site: Site) -> tuple[Convolution, Affine]:
-        y: ir.Value = site["y"]
+    def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        y = root.inputs[0]
+        element = producer(y, "Add", "Sub", "Mul", "Div", "BatchNormalization", graph=root.graph)
+        x = _tensor(element)
+        assert y is not None
         if y.is_graph_output():
             raise Refused(f"'{y.name}' is also an output of the graph")
         for reader, position in y.uses():
             if reader.op_type not in ("Conv", "ConvTranspose") or position != 0:
                 raise Refused(f"'{y.name}' is also read by '{reader.name}' ({reader.op_type})")
-            _read(site["x"], y, reader)
-        return _read(site["x"], y, site.root)
+            _read(element, x, reader)
+        return Site((element, root), (x, *_read(element, x, root)))
 
-    def rewrite(self, op: Any, site: Site, plan: tuple[Convolution, Affine]) -> ir.Value:
-        convolution, affine = plan
+    def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
+        x, convolution, affine = plan
         weight = convolution.scale_input(affine.scale)
         bias = convolution.bias
         if affine.shift.any():
             bias = bias + convolution.response_to(affine.shift)
-        return convolution.rebuild(op, site["x"], weight, bias)
+        return convolution.rebuild(op, x, weight, bias)
 
 
-def _convolve(op: Any, convolution: str, y: Any, w: Any) -> Any:
-    return getattr(op, convolution)(y, w, _allow_other_inputs=True, _allow_other_attributes=True)
-
-
-def _read(x: ir.Value, y: ir.Value, reader: ir.Node) -> tuple[Convolution, Affine]:
-    convolution = Convolution.of(reader)
-    if constant(x) is not None:
+def _tensor(element: ir.Node) -> ir.Value:
+    """The operand that is no constant."""
+    operands = element.inputs[: 1 if element.op_type == "BatchNormalization" else 2]
+    tensors = [value for value in operands if value is not None and constant(value) is None]
+    if len(tensors) != 1:
         raise NoSite
-    node = y.producer()
-    assert node is not None
-    if node.op_type == "BatchNormalization":
-        affine = batchnorm(node)
+    return tensors[0]
+
+
+def _read(element: ir.Node, x: ir.Value, reader: ir.Node) -> tuple[Convolution, Affine]:
+    convolution = Convolution.of(reader)
+    if element.op_type == "BatchNormalization":
+        affine = batchnorm(element)
     else:
-        _check_not_widened(node, x, convolution)
-        affine = elementwise(node, x, convolution.rank, convolution.in_channels)
+        _check_not_widened(element, x, convolution)
+        affine = elementwise(element, x, convolution.rank, convolution.in_channels)
     if affine.shift.any() and convolution.transposed:
         raise Refused("a shift before a ConvTranspose reaches border pixels through fewer taps")
     if affine.shift.any() and convolution.is_padded:

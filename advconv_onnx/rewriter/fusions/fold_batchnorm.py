@@ -9,42 +9,30 @@ constant, when something else reads the convolution's output, and when a weight 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.affine import Affine, batchnorm
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.rule import Rule, Site
+from advconv_onnx.rewriter.walk import producer
+
+Plan = tuple[Convolution, Affine]
 
 
-class FoldBatchnorm(Rule):
+class FoldBatchnorm(Rule[Plan]):
     """BatchNormalization(Conv(x)) -> Conv(x)."""
 
     name = "fold_batchnorm"
-    needs_any_of = frozenset(("BatchNormalization",))
+    roots = frozenset(("BatchNormalization",))
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def after(convolution: str) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, w: Any) -> Any:
-                y = getattr(op, convolution)(
-                    x, w, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["y"]
-                )
-                return op.BatchNormalization(
-                    y, _allow_other_inputs=True, _allow_other_attributes=True
-                )
+    def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        node = producer(root.inputs[0], "Conv", "ConvTranspose", graph=root.graph)
+        return Site((node, root), (Convolution.of(node), batchnorm(root)))
 
-            return pattern
-
-        return [after("Conv"), after("ConvTranspose")]
-
-    def check(self, site: Site) -> tuple[Convolution, Affine]:
-        return Convolution.of(site["y"].producer()), batchnorm(site.root)
-
-    def rewrite(self, op: Any, site: Site, plan: tuple[Convolution, Affine]) -> ir.Value:
+    def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
         convolution, affine = plan
-        return convolution.rebuild_scaled(op, site["x"], affine.scale, affine.shift)
+        return convolution.rebuild_scaled(op, affine.scale, affine.shift)
 
 
 RULE = FoldBatchnorm()

@@ -10,60 +10,52 @@ that are not constant, ``auto_pad`` SAME, and where a ConvTranspose's pads would
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant, required
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.rule import Refused, Rule, Site
+from advconv_onnx.rewriter.walk import input_of, producer
+
+Plan = tuple[ir.Value, Convolution, list[int]]
 
 
-class FoldPad(Rule):
+class FoldPad(Rule[Plan]):
     """Conv(Pad(x)) -> Conv(x)."""
 
     name = "fold_pad"
-    needs_any_of = frozenset(("Pad",))
+    roots = frozenset(("Conv", "ConvTranspose"))
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def before(convolution: str) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, w: Any) -> Any:
-                y = op.Pad(
-                    x, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["y"]
-                )
-                return getattr(op, convolution)(
-                    y, w, _allow_other_inputs=True, _allow_other_attributes=True
-                )
+    def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        pad = producer(root.inputs[0], "Pad", graph=root.graph)
+        x = pad.inputs[0]
+        assert x is not None
+        convolution = Convolution.of(root)
+        return Site((pad, root), (x, convolution, _merged_pads(pad, convolution)))
 
-            return pattern
+    def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
+        x, convolution, pads = plan
+        weight, bias = convolution.weight, convolution.bias
+        return convolution.rebuild(op, x, weight, bias, pads=pads, auto_pad="NOTSET")
 
-        return [before("Conv"), before("ConvTranspose")]
 
-    def check(self, site: Site) -> tuple[Convolution, list[int]]:
-        convolution = Convolution.of(site.root)
-        padding = _spatial_padding(site["y"].producer(), convolution.rank)
-        if convolution.auto_pad.startswith("SAME"):
-            raise Refused("the convolution's auto_pad depends on the padded size")
-        pads = np.array(convolution.pads).reshape(2, -1)
-        if not convolution.transposed:
-            return convolution, (pads + padding).ravel().tolist()
-        attributes = site.root.attributes
-        if attributes.get_ints("output_shape", None):
-            raise Refused("the ConvTranspose fixes its output_shape")
-        strides = np.array(attributes.get_ints("strides", [1] * (convolution.rank - 2)))
-        pads = pads - padding * strides
-        if (pads < 0).any():
-            found = pads.ravel().tolist()
-            raise Refused(f"the ConvTranspose's pads would become negative: {found}")
-        return convolution, pads.ravel().tolist()
-
-    def rewrite(self, op: Any, site: Site, plan: tuple[Convolution, list[int]]) -> ir.Value:
-        convolution, pads = plan
-        return convolution.rebuild(
-            op, site["x"], convolution.weight, convolution.bias, pads=pads, auto_pad="NOTSET"
-        )
+def _merged_pads(pad: ir.Node, convolution: Convolution) -> list[int]:
+    padding = _spatial_padding(pad, convolution.rank)
+    if convolution.auto_pad.startswith("SAME"):
+        raise Refused("the convolution's auto_pad depends on the padded size")
+    pads = np.array(convolution.pads).reshape(2, -1)
+    if not convolution.transposed:
+        return list((pads + padding).ravel().tolist())
+    attributes = convolution.node.attributes
+    if attributes.get_ints("output_shape", None):
+        raise Refused("the ConvTranspose fixes its output_shape")
+    strides = np.array(attributes.get_ints("strides", [1] * (convolution.rank - 2)))
+    found: list[int] = (pads - padding * strides).ravel().tolist()
+    if min(found) < 0:
+        raise Refused(f"the ConvTranspose's pads would become negative: {found}")
+    return found
 
 
 def _spatial_padding(pad: ir.Node, rank: int) -> np.ndarray:
@@ -89,7 +81,7 @@ def _spatial_padding(pad: ir.Node, rank: int) -> np.ndarray:
 
 
 def _optional(pad: ir.Node, index: int, role: str, default: np.ndarray) -> np.ndarray:
-    given = pad.inputs[index] if len(pad.inputs) > index else None
+    given = input_of(pad, index)
     if given is None:
         return default
     array = constant(given)
@@ -101,10 +93,10 @@ def _optional(pad: ir.Node, index: int, role: str, default: np.ndarray) -> np.nd
 RULE = FoldPad()
 
 
-def _model(nodes: str, constants: str, channels: int = 2, opset: int = 18) -> str:
+def _model(nodes: str, constants: str, channels: int = 2, opset: int = 18, out: int = 4) -> str:
     weight = "float[4, 2, 1, 2] w = {1, -2, 3, 4, 5, -6, 7, 8, 1, 2, -3, 4, 5, 6, 7, -8}"
     return f"""<ir_version: 8, opset_import: ["" : {opset}]>
-    g (float[N, {channels}, H, W] x) => (float[N, 4, P, Q] z) <{weight}, {constants}>
+    g (float[N, {channels}, H, W] x) => (float[N, {out}, P, Q] z) <{weight}, {constants}>
     {{ {nodes} }}"""
 
 
@@ -124,6 +116,7 @@ EXAMPLES = (
         "y = Pad(x, p) z = ConvTranspose <strides = [2, 1], pads = [3, 2, 6, 1]> (y, w)",
         _PADS,
         channels=4,
+        out=2,
     ),
     """<ir_version: 7, opset_import: ["" : 11]> g (float[N, 2, L] x) => (float[N, 4, P] z)
     <float[4, 1, 2] w = {1, -2, 3, 4, 5, -6, 7, 8}, int64[6] p = {0, 0, 2, 0, 0, 1}> {

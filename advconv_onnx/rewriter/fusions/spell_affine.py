@@ -10,69 +10,67 @@ varies along another dimension than the channels.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.affine import Affine, elementwise
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.walk import maker
 
 _EPSILON = 2.0**-20
 """Exact in float32, and so is 1 minus it, so that variance + epsilon is exactly 1."""
 
+Plan = tuple[ir.Value, Affine]
 
-class SpellAffine(Rule):
+
+class SpellAffine(Rule[Plan]):
     """Add(Mul(x, a), c) -> BatchNormalization(x)."""
 
     name = "spell_affine"
+    roots = frozenset(("Add", "Sub"))
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def pattern_of(
-            outer: str, inner: str, outer_swap: bool, inner_swap: bool
-        ) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, a: Any, c: Any) -> Any:
-                y = getattr(op, inner)(*((a, x) if inner_swap else (x, a)), _outputs=["y"])
-                return getattr(op, outer)(*((c, y) if outer_swap else (y, c)))
-
-            return pattern
-
-        swaps = (False, True)
-        return itertools.starmap(
-            pattern_of, itertools.product(("Add", "Sub"), ("Mul", "Div"), swaps, swaps)
-        )
-
-    def check(self, site: Site) -> Affine:
-        x, y = site["x"], site["y"]
+    def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        inner, y = _operand(root, "Mul", "Div")
+        x = next((value for value in inner.inputs if constant(value) is None), None)
+        if x is None or constant(y) is not None:
+            raise NoSite
+        if all(constant(value) is None for value in inner.inputs) or all(
+            constant(value) is None for value in root.inputs
+        ):
+            raise NoSite
         if x.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
             raise Refused(f"the type of '{x.name}' is {x.dtype}")
-        if constant(x) is not None:
-            raise NoSite
         if x.shape is None or len(x.shape) != 4 or not isinstance(x.shape[1], int):
             raise Refused(f"'{x.name}' is not known to be (N, C, H, W) with a fixed C")
         rank, channels = len(x.shape), x.shape[1]
-        inner = elementwise(y.producer(), x, rank, channels)
-        outer = elementwise(site.root, y, rank, channels)
-        return Affine(inner.scale * outer.scale, inner.shift * outer.scale + outer.shift)
+        first = elementwise(inner, x, rank, channels)
+        second = elementwise(root, y, rank, channels)
+        scale, shift = first.scale * second.scale, first.shift * second.scale + second.shift
+        return Site((inner, root), (x, Affine(scale, shift)))
 
-    def rewrite(self, op: Any, site: Site, plan: Affine) -> ir.Value:
-        def weights(values: np.ndarray, name: str) -> ir.Value:
-            value: ir.Value = op.initializer(values.astype(site["x"].dtype.numpy()), name)
-            return value
-
-        size = len(plan.scale)
-        result: ir.Value = op.BatchNormalization(
-            site["x"],
-            weights(plan.scale, "scale"),
-            weights(plan.shift, "shift"),
-            weights(np.zeros(size), "mean"),
-            weights(np.full(size, 1 - _EPSILON), "variance"),
+    def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
+        x, affine = plan
+        assert x.dtype is not None
+        dtype, size = x.dtype.numpy(), len(affine.scale)
+        return op.BatchNormalization(
+            x,
+            op.initializer(affine.scale.astype(dtype), "scale"),
+            op.initializer(affine.shift.astype(dtype), "shift"),
+            op.initializer(np.zeros(size, dtype), "mean"),
+            op.initializer(np.full(size, 1 - _EPSILON, dtype), "variance"),
             epsilon=_EPSILON,
         )
-        return result
+
+
+def _operand(root: ir.Node, *op_types: str) -> tuple[ir.Node, ir.Value]:
+    """The first input that such a node makes."""
+    for value in root.inputs:
+        node = maker(value, *op_types, graph=root.graph)
+        if node is not None and value is not None:
+            return node, value
+    raise NoSite
 
 
 RULE = SpellAffine()

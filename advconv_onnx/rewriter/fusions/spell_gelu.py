@@ -9,112 +9,112 @@ convolution. Refused for other constants and when an intermediate value is read 
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import rank_of, scalar
-from advconv_onnx.rewriter.rule import Refused, Rule, Site
+from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.walk import factors, maker, operands, producer, shifted
 
 _TOLERANCE = 1e-4
 """Relative: exporters write 1 / sqrt(2) with as few as four digits (0.7071)."""
 
-_WANTED = {
-    "half": 0.5,
-    "one": 1.0,
-    "root": math.sqrt(2),
-    "inverse_root": math.sqrt(0.5),
-    "three": 3.0,
-    "cubic": 0.044715,
-    "slope": math.sqrt(2 / math.pi),
-}
+_CUBIC = 0.044715
+
+Plan = tuple[ir.Value, str]
 
 
-class SpellGelu(Rule):
+class SpellGelu(Rule[Plan]):
     """x * (1 + erf(x / sqrt 2)) / 2 -> Gelu(x)."""
 
     name = "spell_gelu"
+    roots = frozenset(("Mul", "Div"))
     affine_in_weights = False
-    needs_any_of = frozenset(("Erf", "Tanh"))
     minimum_opset = 20
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        yield from _grouped(_erf_by_division, swaps=0)
-        yield from _grouped(_erf_by_product, swaps=1)
-        yield from _grouped(_tanh, swaps=3)
+    def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        product = factors(root)
+        if len(product.values) != 2:
+            raise NoSite
+        for x, gate in (product.values, product.values[::-1]):
+            core = _core(gate, root.graph)
+            if core is None:
+                continue
+            above = _erf(core, x) if core.op_type == "Erf" else _tanh(core, x)
+            _, one, add = shifted(gate, root.graph)
+            _check(one, 1)
+            _check(product.scale, 0.5)
+            plan = x, "none" if core.op_type == "Erf" else "tanh"
+            return Site((*above, core, add, *product.nodes), plan)
+        raise NoSite
 
-    def check(self, site: Site) -> str:
-        rank = rank_of(site["x"])
-        for name, value in site.values.items():
-            if name in _WANTED:
-                found = scalar(value, rank)
-                if found is None or not math.isclose(found, _WANTED[name], rel_tol=_TOLERANCE):
-                    raise Refused(f"a constant is {found}, not {_WANTED[name]:g}")
-        return "tanh" if "slope" in site.values else "none"
-
-    def rewrite(self, op: Any, site: Site, plan: str) -> ir.Value:
-        result: ir.Value = op.Gelu(site["x"], approximate=plan)
-        return result
-
-
-def _pair(swap: bool, a: Any, b: Any) -> tuple[Any, Any]:
-    return (b, a) if swap else (a, b)
+    def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
+        x, approximate = plan
+        return op.Gelu(x, approximate=approximate)
 
 
-def _erf_by_division(op: Any, x: Any, v: dict[str, Any], swaps: tuple[bool, ...]) -> Any:
-    return op.Erf(op.Div(x, v["root"]))
+def _core(gate: ir.Value, graph: ir.Graph | None) -> ir.Node | None:
+    """The Erf or Tanh of a sum."""
+    add = maker(gate, "Add", graph=graph)
+    cores = (maker(value, "Erf", "Tanh", graph=graph) for value in (add.inputs if add else ()))
+    return next((core for core in cores if core is not None), None)
 
 
-def _erf_by_product(op: Any, x: Any, v: dict[str, Any], swaps: tuple[bool, ...]) -> Any:
-    return op.Erf(op.Mul(*_pair(swaps[0], x, v["inverse_root"])))
+def _erf(core: ir.Node, x: ir.Value) -> tuple[ir.Node, ...]:
+    """The nodes of x / sqrt 2 above an Erf."""
+    argument = factors(producer(core.inputs[0], "Mul", "Div", graph=core.graph))
+    if argument.values != (x,):
+        raise NoSite
+    _check(argument.scale, math.sqrt(0.5))
+    return argument.nodes
 
 
-def _tanh(op: Any, x: Any, v: dict[str, Any], swaps: tuple[bool, ...]) -> Any:
-    cube = op.Mul(*_pair(swaps[0], op.Pow(x, v["three"]), v["cubic"]))
-    return op.Tanh(op.Mul(*_pair(swaps[1], op.Add(*_pair(swaps[2], x, cube)), v["slope"])))
+def _tanh(core: ir.Node, x: ir.Value) -> tuple[ir.Node, ...]:
+    """The nodes of sqrt(2 / pi) * (x + 0.044715 x^3) above a Tanh, or of x * (1 + 0.044715 x^2)."""
+    argument = factors(producer(core.inputs[0], "Mul", "Div", graph=core.graph))
+    *outside, polynomial = sorted(argument.values, key=lambda value: value is not x)
+    add = producer(polynomial, "Add", graph=core.graph)
+    for value, other in operands(add):
+        is_factored = outside == [x] and scalar(other, rank_of(value)) is not None
+        if is_factored or (other is x and not outside):
+            scale, degree, nodes = _monomial(value, x, add)
+            if degree != 3 - len(outside):
+                raise NoSite
+            _check(scale, _CUBIC)
+            _check(argument.scale, math.sqrt(2 / math.pi))
+            if is_factored:
+                _check(scalar(other, rank_of(value)), 1)
+            return (*nodes, add, *argument.nodes)
+    raise NoSite
 
 
-def _grouped(core: Callable[..., Any], swaps: int) -> Iterator[Callable[..., Any]]:
-    """Yield x * (1 + core) * 0.5 in all three groupings and all orders of operands."""
+def _monomial(
+    value: ir.Value, x: ir.Value, reader: ir.Node
+) -> tuple[float, float, tuple[ir.Node, ...]]:
+    """Read a * x ** n, spelled with Pow, Mul or both: (a, n, nodes)."""
+    if value is x:
+        return 1.0, 1.0, ()
+    node = producer(value, "Mul", "Div", "Pow", graph=reader.graph)
+    if node.op_type == "Pow":
+        exponent = scalar(node.inputs[1], rank_of(x))
+        if node.inputs[0] is not x or exponent is None:
+            raise NoSite
+        return 1.0, exponent, (node,)
+    product = factors(node)
+    if product.values == (value,):
+        raise NoSite
+    scale, degree, nodes = product.scale, 0.0, product.nodes
+    for factor in product.values:
+        a, n, above = _monomial(factor, x, node)
+        scale, degree, nodes = scale * a, degree + n, (*above, *nodes)
+    return scale, degree, tuple(dict.fromkeys(nodes))
 
-    def half_last(op: Any, x: Any, half: Any, factor: Any, a: bool, b: bool) -> Any:
-        return op.Mul(*_pair(a, op.Mul(*_pair(b, x, factor)), half))
 
-    def half_with_factor(op: Any, x: Any, half: Any, factor: Any, a: bool, b: bool) -> Any:
-        return op.Mul(*_pair(a, x, op.Mul(*_pair(b, factor, half))))
-
-    def half_with_x(op: Any, x: Any, half: Any, factor: Any, a: bool, b: bool) -> Any:
-        return op.Mul(*_pair(a, op.Mul(*_pair(b, x, half)), factor))
-
-    for group in (half_last, half_with_factor, half_with_x):
-        for a, b, c, *rest in itertools.product((False, True), repeat=3 + swaps):
-            yield _pattern(core, group, (a, b), c, tuple(rest))
-
-
-def _pattern(
-    core: Callable[..., Any],
-    group: Callable[..., Any],
-    order: tuple[bool, bool],
-    one_first: bool,
-    swaps: tuple[bool, ...],
-) -> Callable[..., Any]:
-    def build(op: Any, x: Any, half: Any, one: Any, **constants: Any) -> Any:
-        factor = op.Add(*_pair(one_first, core(op, x, constants, swaps), one))
-        return group(op, x, half, factor, *order)
-
-    # onnxscript reads a pattern's named values from its signature.
-    if core is _erf_by_division:
-        return lambda op, x, half, one, root: build(op, x, half, one, root=root)
-    if core is _erf_by_product:
-        return lambda op, x, half, one, inverse_root: build(
-            op, x, half, one, inverse_root=inverse_root
-        )
-    return lambda op, x, half, one, three, cubic, slope: build(
-        op, x, half, one, three=three, cubic=cubic, slope=slope
-    )
+def _check(found: float | None, wanted: float) -> None:
+    if found is None or not math.isclose(found, wanted, rel_tol=_TOLERANCE):
+        raise Refused(f"a constant is {found}, not {wanted:g}")
 
 
 RULE = SpellGelu()

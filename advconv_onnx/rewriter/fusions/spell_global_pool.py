@@ -9,45 +9,45 @@ sequence (N, S, C) is mostly the start of a layer normalization, which ONNX Runt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-import numpy as np
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import rank_of, required
-from advconv_onnx.rewriter.rule import Refused, Rule, Site
+from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.walk import input_of
 
 
-class SpellGlobalPool(Rule):
+class SpellGlobalPool(Rule[ir.Value]):
     """ReduceMean over H and W -> GlobalAveragePool."""
 
     name = "spell_global_pool"
+    roots = frozenset(("ReduceMean",))
     affine_in_weights = False
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def pattern(op: Any, x: Any) -> Any:
-            return op.ReduceMean(x, _allow_other_inputs=True, _allow_other_attributes=True)
-
-        return [pattern]
-
-    def check(self, site: Site) -> None:
-        node = site.root
-        rank = rank_of(site["x"])
+    def find(self, root: ir.Node, opset: int) -> Site[ir.Value]:
+        x = root.inputs[0]
+        if x is None:
+            raise NoSite
+        rank = rank_of(x)
         if rank not in (4, 5):
-            raise Refused(f"the rank of '{site['x'].name}' is {rank or 'unknown'}")
-        if not node.attributes.get_int("keepdims", 1):
+            raise Refused(f"the rank of '{x.name}' is {rank or 'unknown'}")
+        if not root.attributes.get_int("keepdims", 1):
             raise Refused("keepdims is 0")
-        if len(node.inputs) > 1 and node.inputs[1] is not None:
-            axes = required(node.inputs[1], "axes").tolist()
-        else:
-            axes = list(node.attributes.get_ints("axes", ()))
-        if sorted(int(axis) % rank for axis in axes) != list(np.arange(2, rank)):
+        axes = _axes(root)
+        if sorted(axis % rank for axis in axes) != list(range(2, rank)):
             raise Refused(f"the axes are {axes}, not all spatial ones")
+        return Site((root,), x)
 
-    def rewrite(self, op: Any, site: Site, plan: None) -> ir.Value:
-        result: ir.Value = op.GlobalAveragePool(site["x"])
-        return result
+    def rewrite(self, op: Builder, plan: ir.Value) -> ir.Value:
+        return op.GlobalAveragePool(plan)
+
+
+def _axes(node: ir.Node) -> list[int]:
+    """Axes of a reduction, an input since opset 18; none given are all, or none."""
+    given = input_of(node, 1)
+    if given is not None:
+        return [int(axis) for axis in required(given, "axes")]
+    return list(node.attributes.get_ints("axes", ()))
 
 
 RULE = SpellGlobalPool()

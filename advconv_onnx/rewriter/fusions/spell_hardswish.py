@@ -10,104 +10,71 @@ x, and when an intermediate value is read elsewhere.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
 
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import rank_of, scalar
-from advconv_onnx.rewriter.rule import Refused, Rule, Site
+from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.walk import factors, input_of, maker, shifted
 
 _TOLERANCE = 1e-6
 """Relative: 1/6 is not exact in float32, and exporters round it differently."""
 
 
-class SpellHardswish(Rule):
+class SpellHardswish(Rule[ir.Value]):
     """x * clip(x + 3, 0, 6) / 6 -> HardSwish(x)."""
 
     name = "spell_hardswish"
+    roots = frozenset(("Mul", "Div"))
     affine_in_weights = False
-    needs_any_of = frozenset(("Clip", "HardSigmoid"))
     minimum_opset = 14
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def clipped(op: Any, x: Any, three: Any, swap: bool) -> Any:
-            shifted = op.Add(*((three, x) if swap else (x, three)))
-            return op.Clip(
-                shifted, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["clip"]
-            )
+    def find(self, root: ir.Node, opset: int) -> Site[ir.Value]:
+        product = factors(root)
+        if len(product.values) != 2:
+            raise NoSite
+        for x, gate in (product.values, product.values[::-1]):
+            node = maker(gate, "Clip", "HardSigmoid", graph=root.graph)
+            if node is None:
+                continue
+            if node.op_type == "Clip":
+                y, shift, add = shifted(node.inputs[0], root.graph)
+                if y is x:
+                    _check_clip(node, shift, product.scale)
+                    return Site((add, node, *product.nodes), x)
+            elif node.inputs[0] is x:
+                _check_sigmoid(node, product.scale)
+                return Site((node, *product.nodes), x)
+        raise NoSite
 
-        def scaled(op: Any, y: Any, sixth: Any, by: str) -> Any:
-            if by == "divide":
-                return op.Div(y, sixth, _outputs=["scale"])
-            return op.Mul(*((sixth, y) if by == "swap" else (y, sixth)), _outputs=["scale"])
-
-        def outside(swap: bool, order: bool, by: str) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, three: Any, sixth: Any) -> Any:
-                factor = clipped(op, x, three, swap)
-                return scaled(op, op.Mul(*((factor, x) if order else (x, factor))), sixth, by)
-
-            return pattern
-
-        def inside(swap: bool, order: bool, by: str) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, three: Any, sixth: Any) -> Any:
-                factor = scaled(op, clipped(op, x, three, swap), sixth, by)
-                return op.Mul(*((factor, x) if order else (x, factor)))
-
-            return pattern
-
-        def early(swap: bool, order: bool, by: str) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, three: Any, sixth: Any) -> Any:
-                factor = clipped(op, x, three, swap)
-                y = scaled(op, x, sixth, by)
-                return op.Mul(*((factor, y) if order else (y, factor)))
-
-            return pattern
-
-        def gate(order: bool) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any) -> Any:
-                factor = op.HardSigmoid(x, _allow_other_attributes=True, _outputs=["sigmoid"])
-                return op.Mul(*((factor, x) if order else (x, factor)))
-
-            return pattern
-
-        choices = list(
-            itertools.product((False, True), (False, True), ("divide", "multiply", "swap"))
-        )
-        for form in (outside, inside, early):
-            yield from itertools.starmap(form, choices)
-        yield from map(gate, (False, True))
-
-    def check(self, site: Site) -> None:
-        if "sigmoid" in site.values:
-            attributes = site["sigmoid"].producer().attributes
-            alpha, beta = attributes.get_float("alpha", 0.2), attributes.get_float("beta", 0.5)
-            if not _close(alpha, 1 / 6) or not _close(beta, 0.5):
-                raise Refused(f"HardSigmoid has alpha={alpha:g}, beta={beta:g}")
-            return
-        rank = rank_of(site["x"])
-        low, high = _bounds(site["clip"].producer(), rank)
-        scale = scalar(site["sixth"], rank)
-        if scale is not None and site["scale"].producer().op_type == "Div":
-            scale = 1 / scale if scale else None
-        found = (scalar(site["three"], rank), low, high, scale)
-        wanted = (3.0, 0.0, 6.0, 1 / 6)
-        if not all(a is not None and _close(a, b) for a, b in zip(found, wanted, strict=True)):
-            raise Refused(f"shift, bounds and factor are {found}, not 3, 0, 6 and 1/6")
-
-    def rewrite(self, op: Any, site: Site, plan: None) -> ir.Value:
-        result: ir.Value = op.HardSwish(site["x"])
-        return result
+    def rewrite(self, op: Builder, plan: ir.Value) -> ir.Value:
+        return op.HardSwish(plan)
 
 
-def _bounds(clip: ir.Node, rank: int | None) -> tuple[float | None, float | None]:
+def _check_clip(clip: ir.Node, shift: float, scale: float) -> None:
+    found = (shift, *_bounds(clip), scale)
+    wanted = (3.0, 0.0, 6.0, 1 / 6)
+    if not all(a is not None and _close(a, b) for a, b in zip(found, wanted, strict=True)):
+        raise Refused(f"shift, bounds and factor are {found}, not 3, 0, 6 and 1/6")
+
+
+def _check_sigmoid(sigmoid: ir.Node, scale: float) -> None:
+    attributes = sigmoid.attributes
+    alpha, beta = attributes.get_float("alpha", 0.2), attributes.get_float("beta", 0.5)
+    if not _close(alpha, 1 / 6) or not _close(beta, 0.5):
+        raise Refused(f"HardSigmoid has alpha={alpha:g}, beta={beta:g}")
+    if not _close(scale, 1):
+        raise Refused(f"the product has a further factor {scale:g}")
+
+
+def _bounds(clip: ir.Node) -> tuple[float | None, float | None]:
     if len(clip.inputs) == 1:  # attributes, before opset 11
         return clip.attributes.get_float("min", None), clip.attributes.get_float("max", None)
-    given = [*clip.inputs[1:3], None, None][:2]
-    low, high = (scalar(value, rank) for value in given)
-    return low, high
+    assert clip.inputs[0] is not None
+    rank = rank_of(clip.inputs[0])
+    return scalar(input_of(clip, 1), rank), scalar(input_of(clip, 2), rank)
 
 
 def _close(found: float, wanted: float) -> bool:

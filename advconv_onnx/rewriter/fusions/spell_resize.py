@@ -13,14 +13,13 @@ scaled batch or channels, a region of interest, antialiasing, and cubic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.walk import input_of
 
 _CANONICAL = {
     "nearest": {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
@@ -31,54 +30,59 @@ _EQUAL = {
     "linear": {("pytorch_half_pixel", ""), ("half_pixel", "")},
 }
 
+Plan = tuple[ir.Value, str, list[int]]
 
-class SpellResize(Rule):
+
+class SpellResize(Rule[Plan]):
     """Resize at integer scale -> the spelling that stays in the blocked layout."""
 
     name = "spell_resize"
+    roots = frozenset(("Resize",))
     affine_in_weights = False
     needs_shapes = True
     minimum_opset = 13  # before, an absent region of interest must be spelled out
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def pattern(op: Any, x: Any) -> Any:
-            return op.Resize(x, _allow_other_inputs=True, _allow_other_attributes=True)
-
-        return [pattern]
-
-    def check(self, site: Site) -> tuple[str, list[int]]:
-        attributes = site.root.attributes
-        mode = attributes.get_string("mode", "nearest")
-        if mode not in _EQUAL:
-            raise Refused(f"the mode is {mode}")
-        if attributes.get_int("antialias", 0) or "axes" in attributes:
-            raise Refused("the Resize has antialias or axes")
-        transformation = attributes.get_string("coordinate_transformation_mode", "half_pixel")
-        rounding = attributes.get_string("nearest_mode", "round_prefer_floor")
-        spelling = (transformation, rounding if mode == "nearest" else "")
-        if spelling not in _EQUAL[mode]:
-            raise Refused(f"{' '.join(filter(None, (mode, *spelling)))} is no equal of a fast one")
-        scales = _scales(site.root)
+    def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        x = root.inputs[0]
+        if x is None:
+            raise NoSite
+        mode, transformation = _spelling(root)
+        scales = _scales(root)
         if any(scale != 1 for scale in scales[:2]) or len(scales) < 3:
             raise Refused("it scales batch or channels")
         if transformation == _CANONICAL[mode]["coordinate_transformation_mode"] and (
-            _input(site.root, 2) is not None
+            _given(root, 2) is not None
         ):
             raise NoSite
         if mode == "linear" and any(scale < 2 for scale in scales[2:]):
             raise Refused("an output might have one pixel, where pytorch_half_pixel differs")
-        return mode, scales
+        return Site((root,), (x, mode, scales))
 
-    def rewrite(self, op: Any, site: Site, plan: tuple[str, list[int]]) -> ir.Value:
-        mode, scales = plan
+    def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
+        x, mode, scales = plan
         given = op.initializer(np.array(scales, np.float32), "scales")
-        result: ir.Value = op.Resize(site["x"], None, given, mode=mode, **_CANONICAL[mode])
-        return result
+        return op.Resize(x, None, given, mode=mode, **_CANONICAL[mode])
+
+
+def _spelling(resize: ir.Node) -> tuple[str, str]:
+    """Mode and coordinate transformation of a Resize that equals a fast one."""
+    attributes = resize.attributes
+    mode = str(attributes.get_string("mode", "nearest"))
+    if mode not in _EQUAL:
+        raise Refused(f"the mode is {mode}")
+    if attributes.get_int("antialias", 0) or "axes" in attributes:
+        raise Refused("the Resize has antialias or axes")
+    transformation = str(attributes.get_string("coordinate_transformation_mode", "half_pixel"))
+    rounding = str(attributes.get_string("nearest_mode", "round_prefer_floor"))
+    spelling = (transformation, rounding if mode == "nearest" else "")
+    if spelling not in _EQUAL[mode]:
+        raise Refused(f"{' '.join(filter(None, (mode, *spelling)))} is no equal of a fast one")
+    return mode, transformation
 
 
 def _scales(resize: ir.Node) -> list[int]:
     """Integer scales per axis, from ``scales`` or from ``sizes`` and a known input shape."""
-    given, sizes = _input(resize, 2), _input(resize, 3)
+    given, sizes = _given(resize, 2), _given(resize, 3)
     if given is not None:
         scales = constant(given)
     elif sizes is not None:
@@ -102,9 +106,9 @@ def _from_sizes(sizes: np.ndarray | None, x: ir.Value | None) -> np.ndarray | No
     return np.asarray(sizes / np.array(known))
 
 
-def _input(node: ir.Node, index: int) -> ir.Value | None:
+def _given(node: ir.Node, index: int) -> ir.Value | None:
     """An optional input; exporters also spell "absent" as an empty constant."""
-    value = node.inputs[index] if len(node.inputs) > index else None
+    value = input_of(node, index)
     array = constant(value)
     return None if array is not None and array.size == 0 else value
 

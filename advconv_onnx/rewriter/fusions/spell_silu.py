@@ -10,57 +10,40 @@ brought back to it. Refused for other constants and when an intermediate value i
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import onnx_ir as ir
 
-from advconv_onnx.rewriter.constants import rank_of, scalar
-from advconv_onnx.rewriter.rule import Refused, Rule, Site
+from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.walk import producer, shifted
 
 
-class SpellSilu(Rule):
+class SpellSilu(Rule[ir.Value]):
     """x / (1 + exp(-x)) -> x * Sigmoid(x)."""
 
     name = "spell_silu"
+    roots = frozenset(("Div", "Swish"))
     affine_in_weights = False
-    needs_any_of = frozenset(("Exp", "Swish"))
 
-    def patterns(self) -> Iterable[Callable[..., Any]]:
-        def quotient(swap: bool) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, one: Any) -> Any:
-                power = op.Exp(op.Neg(x))
-                return op.Div(x, op.Add(*((one, power) if swap else (power, one))))
+    def find(self, root: ir.Node, opset: int) -> Site[ir.Value]:
+        x = root.inputs[0]
+        if x is None:
+            raise NoSite
+        if root.op_type == "Swish":
+            alpha = root.attributes.get_float("alpha", 1.0)
+            if alpha != 1:
+                raise Refused(f"Swish has alpha={alpha:g}")
+            return Site((root,), x)
+        power, one, add = shifted(root.inputs[1], root.graph)
+        exp = producer(power, "Exp", graph=root.graph)
+        negative = producer(exp.inputs[0], "Neg", graph=root.graph)
+        if negative.inputs[0] is not x:
+            raise NoSite
+        if one != 1:
+            raise Refused(f"the constant added to exp(-x) is {one:g}, not 1")
+        return Site((negative, exp, add, root), x)
 
-            return pattern
-
-        def product(swap: bool, order: bool) -> Callable[..., Any]:
-            def pattern(op: Any, x: Any, one: Any) -> Any:
-                power = op.Exp(op.Neg(x))
-                sigmoid = op.Reciprocal(op.Add(*((one, power) if swap else (power, one))))
-                return op.Mul(*((sigmoid, x) if order else (x, sigmoid)))
-
-            return pattern
-
-        def swish(op: Any, x: Any) -> Any:
-            return op.Swish(x, _allow_other_attributes=True)
-
-        yield from map(quotient, (False, True))
-        yield from itertools.starmap(product, itertools.product((False, True), (False, True)))
-        yield swish
-
-    def check(self, site: Site) -> None:
-        if "one" in site.values:
-            one = scalar(site["one"], rank_of(site["x"]))
-            if one != 1:
-                raise Refused(f"the constant added to exp(-x) is {one}, not 1")
-        elif (alpha := site.root.attributes.get_float("alpha", 1.0)) != 1:
-            raise Refused(f"Swish has alpha={alpha:g}")
-
-    def rewrite(self, op: Any, site: Site, plan: None) -> ir.Value:
-        result: ir.Value = op.Mul(site["x"], op.Sigmoid(site["x"]))
-        return result
+    def rewrite(self, op: Builder, plan: ir.Value) -> ir.Value:
+        return op.Mul(plan, op.Sigmoid(plan))
 
 
 RULE = SpellSilu()
