@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 MERGED_NAMES = "advconv_onnx.merged_nodes"
@@ -67,3 +68,11 @@ class Builder:
             is_own = value.producer() in self.nodes and value not in made
             made.append(value if is_own else self.Identity(value))
         return made
+
+
+def scaled(op: Builder, y: ir.Value, factor: float, like: ir.Value) -> ir.Value:
+    """``y`` times a factor, in the type of ``like``; ``y`` itself for the factor 1."""
+    if factor == 1:
+        return y
+    dtype = np.float32 if like.dtype is None else like.dtype.numpy()
+    return op.Mul(y, op.initializer(np.array(factor, dtype), "factor"))

@@ -82,9 +82,26 @@ def factors(root: ir.Node) -> Factors:
 
     A Mul or Div above it belongs to the tree if it is in the same graph and nothing else reads it.
     A quotient by anything but a scalar constant ends the tree: it is one factor.
+
+    Raises:
+        NoSite: ``root`` is only read by a scaling by a constant, where the product really ends.
     """
+    if _is_scaled_further(root):
+        raise NoSite
     parts = _factors_of_node(root, root)
     return parts if parts is not None else Factors((root.outputs[0],), 1.0, ())
+
+
+def _is_scaled_further(root: ir.Node) -> bool:
+    y = root.outputs[0]
+    readers = {reader for reader, _ in y.uses()}
+    if y.is_graph_output() or len(readers) != 1:
+        return False
+    reader = readers.pop()
+    if reader.domain or reader.op_type not in ("Mul", "Div") or reader.graph is not root.graph:
+        return False
+    others = operands(reader) if reader.op_type == "Mul" else [tuple(reader.inputs[:2])]
+    return any(value is y and scalar(other, rank_of(y)) for value, other in others)
 
 
 def _factors_of_node(node: ir.Node, reader: ir.Node) -> Factors | None:

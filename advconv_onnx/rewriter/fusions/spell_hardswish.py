@@ -2,7 +2,8 @@
 
     x * clip(x + 3, 0, 6) / 6  =  x * HardSigmoid(x; 1/6, 1/2)  =  HardSwish(x)
 
-in every order and grouping of the factors, the division by 6 also as a multiplication by 1/6. ONNX
+in every order and grouping of the factors, the division by 6 also as a multiplication by 1/6; with
+another factor than 1/6, which a convolution may have taken already, HardSwish(x) is scaled. ONNX
 Runtime fuses HardSwish into the convolution before it; the four element-wise operators leave its
 blocked layout and pass over memory four times. Refused when the constants are others or could widen
 x, and when an intermediate value is read elsewhere.
@@ -14,7 +15,7 @@ import math
 
 import onnx_ir as ir
 
-from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.builder import Builder, scaled
 from advconv_onnx.rewriter.constants import rank_of, scalar
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.walk import factors, input_of, maker, shifted
@@ -23,7 +24,10 @@ _TOLERANCE = 1e-6
 """Relative: 1/6 is not exact in float32, and exporters round it differently."""
 
 
-class SpellHardswish(Rule[ir.Value]):
+Plan = tuple[ir.Value, float]
+
+
+class SpellHardswish(Rule[Plan]):
     """x * clip(x + 3, 0, 6) / 6 -> HardSwish(x)."""
 
     name = "spell_hardswish"
@@ -31,7 +35,7 @@ class SpellHardswish(Rule[ir.Value]):
     affine_in_weights = False
     minimum_opset = 14
 
-    def find(self, root: ir.Node, opset: int) -> Site[ir.Value]:
+    def find(self, root: ir.Node, opset: int) -> Site[Plan]:
         product = factors(root)
         if len(product.values) != 2:
             raise NoSite
@@ -42,31 +46,29 @@ class SpellHardswish(Rule[ir.Value]):
             if node.op_type == "Clip":
                 y, shift, add = shifted(node.inputs[0], root.graph)
                 if y is x:
-                    _check_clip(node, shift, product.scale)
-                    return Site((add, node, *product.nodes), x)
+                    _check_clip(node, shift)
+                    return Site((add, node, *product.nodes), (x, 6 * product.scale))
             elif node.inputs[0] is x:
-                _check_sigmoid(node, product.scale)
-                return Site((node, *product.nodes), x)
+                _check_sigmoid(node)
+                return Site((node, *product.nodes), (x, product.scale))
         raise NoSite
 
-    def rewrite(self, op: Builder, plan: ir.Value) -> ir.Value:
-        return op.HardSwish(plan)
+    def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
+        x, factor = plan
+        return scaled(op, op.HardSwish(x), 1 if _close(factor, 1) else factor, x)
 
 
-def _check_clip(clip: ir.Node, shift: float, scale: float) -> None:
-    found = (shift, *_bounds(clip), scale)
-    wanted = (3.0, 0.0, 6.0, 1 / 6)
-    if not all(a is not None and _close(a, b) for a, b in zip(found, wanted, strict=True)):
-        raise Refused(f"shift, bounds and factor are {found}, not 3, 0, 6 and 1/6")
+def _check_clip(clip: ir.Node, shift: float) -> None:
+    found = (shift, *_bounds(clip))
+    if found != (3.0, 0.0, 6.0):
+        raise Refused(f"shift and bounds are {found}, not 3, 0 and 6")
 
 
-def _check_sigmoid(sigmoid: ir.Node, scale: float) -> None:
+def _check_sigmoid(sigmoid: ir.Node) -> None:
     attributes = sigmoid.attributes
     alpha, beta = attributes.get_float("alpha", 0.2), attributes.get_float("beta", 0.5)
-    if not _close(alpha, 1 / 6) or not _close(beta, 0.5):
+    if not _close(alpha, 1 / 6) or beta != 0.5:
         raise Refused(f"HardSigmoid has alpha={alpha:g}, beta={beta:g}")
-    if not _close(scale, 1):
-        raise Refused(f"the product has a further factor {scale:g}")
 
 
 def _bounds(clip: ir.Node) -> tuple[float | None, float | None]:
@@ -96,10 +98,11 @@ EXAMPLES = (
     _model("a = Add(three, x) b = Clip(a, lo, hi) c = Mul(six, b) z = Mul(c, x)", "0.16666667"),
     _model("a = Add(x, three) b = Clip(a, lo, hi) c = Div(x, six) z = Mul(c, b)"),
     _model("b = HardSigmoid <alpha = 0.16666667> (x) z = Mul(b, x)"),
+    _model("a = Add(x, three) b = Clip(a, lo, hi) c = Mul(x, b) z = Div(c, six)", "5"),
+    _model("a = Add(x, three) b = Clip(a, lo, hi) z = Mul(x, b)"),
 )
 
 NEAR_MISSES = (
-    (_model("a = Add(x, three) b = Clip(a, lo, hi) c = Mul(x, b) z = Div(c, six)", "5"), "not 3"),
     (_model("a = Add(x, lo) b = Clip(a, lo, hi) c = Mul(x, b) z = Div(c, six)"), "not 3"),
     (_model("a = Add(x, three) b = Clip(a, , hi) c = Mul(x, b) z = Div(c, six)"), "not 3"),
     (_model("b = HardSigmoid(x) z = Mul(b, x)"), "alpha=0.2"),
