@@ -413,6 +413,8 @@ def _graphs_below(path: str, graph: ir.Graph) -> Iterator[tuple[str, ir.Graph]]:
     yield path, graph
     for node in graph:
         for attribute in node.attributes.values():
+            if attribute.is_ref():
+                continue  # A function's parameter has no value here.
             if attribute.type == ir.AttributeType.GRAPH:
                 bodies = [attribute.as_graph()]
             elif attribute.type == ir.AttributeType.GRAPHS:

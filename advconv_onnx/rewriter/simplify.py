@@ -24,6 +24,7 @@ from onnxscript.version_converter import ConvertVersionPass
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError, MissingDependencyError
 from advconv_onnx.quiet import quiet
+from advconv_onnx.rewriter.inline_functions import InlineFunctions
 
 _OURS = (
     "fuse_add_bias_into_conv",
@@ -58,8 +59,8 @@ _PACKAGE_ROOT = str(Path(__file__).parents[2])
 def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
     """Bring a graph into the form all rules expect; computes nothing.
 
-    Constants become initializers; identities, unused nodes, repeated expressions and repeated
-    initializers go; nodes are sorted and named.
+    Local functions are inlined; constants become initializers; identities, unused nodes, repeated
+    expressions and repeated initializers go; nodes are sorted and named.
 
     Returns:
         The new model, and a line for each pass that failed on it and was left out.
@@ -137,10 +138,33 @@ def _remove_identity(node: ir.Node) -> bool:
     return True
 
 
+class FixNames(ir.passes.InPlacePass):
+    """Give everything a unique name, but for outputs that are not wanted.
+
+    onnx-ir's own pass names those too, which makes them wanted: a BatchNormalization of an old
+    opset would then train.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Name them, in place."""
+        absent = [
+            value
+            for _, graph in files.graphs(model)
+            for node in graph
+            for value in node.outputs
+            if value.name == ""
+        ]
+        result = ir_passes.NameFixPass()(model)
+        for value in absent:
+            value.name = ""
+        return result
+
+
 _REMOVE_UNUSED = ir_passes.RemoveUnusedNodesPass()
 _SORT = ir_passes.TopologicalSortPass()
 
 _TIDYING = (
+    InlineFunctions(),
     ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     EliminateIdentities(),
     ir_passes.DeduplicateInitializersPass(),
@@ -149,7 +173,7 @@ _TIDYING = (
     ir_passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
     ir_passes.RemoveUnusedOpsetsPass(),
     _SORT,
-    ir_passes.NameFixPass(),
+    FixNames(),
 )
 
 
