@@ -69,7 +69,7 @@ def _gathers_all(node: ir.Node) -> bool:
     size = sizes[node.attributes.get_int("axis", 0)]
     if not isinstance(size, int) or size == 0:
         return False
-    return (indices % size).tolist() == list(range(size))
+    return [int(index) % size for index in indices] == list(range(size))
 
 
 def _resizes_to_its_sizes(node: ir.Node) -> bool:
@@ -81,7 +81,7 @@ def _resizes_to_its_sizes(node: ir.Node) -> bool:
         return False
     sizes = sizes_of(node.inputs[0])
     axes = node.attributes.get_ints("axes", range(len(sizes)))
-    return [sizes[axis] for axis in axes] == wanted.tolist()
+    return [sizes[axis] for axis in axes] == list(wanted)
 
 
 def _pools_one_pixel(node: ir.Node) -> bool:
