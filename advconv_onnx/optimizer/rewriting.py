@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError
 from advconv_onnx.optimizer.options import Options
-from advconv_onnx.optimizer.transaction import Site, attempt, fuse
+from advconv_onnx.optimizer.transaction import Fusing, Site, attempt, fuse
 from advconv_onnx.records import Rewrite, Status, Validation
 from advconv_onnx.rewriter import simplify
 from advconv_onnx.rewriter.fusions import all_rules
@@ -53,24 +54,6 @@ class _Base:
     records: tuple[Rewrite, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Fused:
-    """A base with fusions applied, those that a newer opset allows among them.
-
-    Attributes:
-        records: of the base and of raising the opset.
-        before_raising: how many sites were rewritten in the old opset.
-        raised: the model right after its opset was raised; None when it was not.
-    """
-
-    model: ir.Model
-    records: tuple[Rewrite, ...]
-    applied: tuple[Rewrite, ...]
-    refused: tuple[Rewrite, ...]
-    before_raising: int
-    raised: ir.Model | None
-
-
 class Rewriting:
     """The rewrites of one model under one set of options.
 
@@ -104,17 +87,24 @@ class Rewriting:
         banned: dict[Site, Rewrite] = {}
         while len(banned) + len(self._given_up) < _MOST_CULPRITS:
             self._announce("fusing")
-            fused = self._fuse(rules, banned)
-            records = (*fused.records, *fused.applied, *banned.values(), *fused.refused)
-            if growth := self._growth(fused.model):
+            base, fusing = self._fuse(rules, banned)
+            records = (*base.records, *fusing.applied, *banned.values(), *fusing.refused)
+            if growth := self._growth(fusing.model):
                 return self.untouched(records, "refused", growth)
             self._announce("validating")
-            validation = self._validate(fused.model)
+            validation = self._validate(fusing.model)
             if validation.passed:
-                return Candidate(fused.model, _certified(records, validation), validation)
+                return Candidate(fusing.model, _certified(records, validation), validation)
             self._announce("finding the rewrite that breaks the model")
-            if not self._give_up_guilty(fused, rules, banned, _why(validation)):
+            reason = _why(validation)
+            if self._give_up_guilty_pass(base, reason):
+                continue
+            if not fusing.applied:
                 break
+            guilty = self._guilty_site(base, rules, banned, fusing.applied)
+            banned[guilty.rule, guilty.nodes] = dataclasses.replace(
+                guilty, status="inaccurate", reason=reason
+            )
         return self.untouched(records, "inaccurate", _why(validation))
 
     def untouched(self, records: Sequence[Rewrite], status: Status, reason: str) -> Candidate:
@@ -177,70 +167,56 @@ class Rewriting:
         growth = files.weight_bytes(self._original) * max(self._options.max_growth - 1, 0)
         return int(max(growth, _SMALL_GROWTH)) // _FOLDED_PART
 
-    def _fuse(
-        self,
-        rules: Collection[Rule[Any]],
-        banned: Collection[Site],
-        limit: int | None = None,
-    ) -> _Fused:
-        """Fuse in the model's own opset, then in the newer one that sites wait for, if any do."""
-        base = self._bases[-1]
-        seed = self._options.seed
-        old = fuse(base.model, rules, seed=seed, banned=banned, limit=limit)
-        count = len(old.applied)
-        plain = _Fused(old.model, base.records, old.applied, old.refused, count, None)
-        if not old.wanted_opset or count == limit:
-            return plain
-        raised = self._step(
-            _Base(old.model, base.records),
-            "raise_opset",
-            lambda model: simplify.settle(simplify.raise_opset(model, old.wanted_opset)),
-        )
-        if raised.model is old.model:
-            return dataclasses.replace(plain, records=raised.records)
-        left = None if limit is None else limit - count
-        new = fuse(raised.model, rules, seed=seed, banned=banned, limit=left)
-        needing = {rule.name for rule in rules if rule.minimum_opset > files.opset(old.model)}
-        if not any(rewrite.rule in needing for rewrite in new.applied):
-            return plain
-        applied = (*old.applied, *new.applied)
-        return _Fused(new.model, raised.records, applied, new.refused, count, raised.model)
+    def _fuse(self, rules: Collection[Rule[Any]], banned: Collection[Site]) -> tuple[_Base, Fusing]:
+        """Fuse, in a newer opset if sites wait for one and are then rewritten.
 
-    def _give_up_guilty(
-        self,
-        fused: _Fused,
-        rules: Collection[Rule[Any]],
-        banned: dict[Site, Rewrite],
-        reason: str,
-    ) -> bool:
-        """Find the step that makes the model differ, and leave it out from now on."""
-        for base in self._bases[1:]:
-            if not self._validate(base.model).passed:
-                self._give_up(base.records[-1], reason)
+        Returns:
+            The base that was fused, and the result.
+        """
+        base, seed = self._bases[-1], self._options.seed
+        fusing = None
+        wanted = fuse(base.model, rules, seed=seed, limit=0).wanted_opset
+        if not wanted:
+            fusing = fuse(base.model, rules, seed=seed, banned=banned)
+            wanted = fusing.wanted_opset
+        if wanted:
+            raised = self._step(base, "raise_opset", functools.partial(_raise_opset, wanted))
+            if raised.model is base.model:
+                base = raised
+            else:
+                newer = fuse(raised.model, rules, seed=seed, banned=banned)
+                opset = files.opset(base.model)
+                needing = {rule.name for rule in rules if rule.minimum_opset > opset}
+                if any(rewrite.rule in needing for rewrite in newer.applied):
+                    return raised, newer
+        return base, fusing or fuse(base.model, rules, seed=seed, banned=banned)
+
+    def _give_up_guilty_pass(self, base: _Base, reason: str) -> bool:
+        """Find the pass over the whole model that makes it differ, and leave it out from now on."""
+        for step in (*self._bases[1:], base):
+            if not self._validate(step.model).passed:
+                record = step.records[-1]
+                self._given_up[record.rule] = dataclasses.replace(
+                    record, status="inaccurate", reason=reason
+                )
                 self._bases = self._prepare()
                 return True
-        good, bad = 0, len(fused.applied)
-        if not bad:
-            return False
+        return False
+
+    def _guilty_site(
+        self,
+        base: _Base,
+        rules: Collection[Rule[Any]],
+        banned: Collection[Site],
+        applied: Sequence[Rewrite],
+    ) -> Rewrite:
+        """The first site after whose rewriting the model differs, found by bisection."""
+        good, bad = 0, len(applied)
         while bad - good > 1:
             middle = (good + bad) // 2
-            passed = self._validate(self._fuse(rules, banned, middle).model).passed
-            good, bad = (middle, bad) if passed else (good, middle)
-        raised = fused.raised if bad == fused.before_raising + 1 else None
-        if raised is not None and not self._validate(raised).passed:
-            record = next(r for r in fused.records if r.rule == "raise_opset")
-            self._give_up(record, reason)
-            return True
-        guilty = fused.applied[bad - 1]
-        banned[guilty.rule, guilty.nodes] = dataclasses.replace(
-            guilty, status="inaccurate", reason=reason
-        )
-        return True
-
-    def _give_up(self, record: Rewrite, reason: str) -> None:
-        self._given_up[record.rule] = dataclasses.replace(
-            record, status="inaccurate", reason=reason
-        )
+            part = fuse(base.model, rules, seed=self._options.seed, banned=banned, limit=middle)
+            good, bad = (middle, bad) if self._validate(part.model).passed else (good, middle)
+        return applied[bad - 1]
 
     def _growth(self, model: ir.Model) -> str:
         """Say by how much a model has grown if that is too much, else nothing."""
@@ -266,6 +242,10 @@ class Rewriting:
             threads=options.threads,
             data=options.data,
         )
+
+
+def _raise_opset(target: int, model: ir.Model) -> ir.Model:
+    return simplify.settle(simplify.raise_opset(model, target))
 
 
 def _certified(records: Sequence[Rewrite], validation: Validation) -> tuple[Rewrite, ...]:

@@ -11,13 +11,14 @@ import pytest
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError
 from advconv_onnx.optimizer import rewriting as module
-from advconv_onnx.optimizer import transaction
 from advconv_onnx.optimizer.options import Options
-from advconv_onnx.optimizer.prove import Disproved
+from advconv_onnx.optimizer.prove import Disproved, Prover
 from advconv_onnx.optimizer.rewriting import Rewriting
 from advconv_onnx.rewriter import simplify
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.fusions import all_rules
-from advconv_onnx.rewriter.rule import Rule
+from advconv_onnx.rewriter.proposal import Proposal
+from advconv_onnx.rewriter.rule import Rule, Site
 from tests.optimizer.networks import leave_out_onnxsim, operators, paddle_block
 
 
@@ -96,28 +97,26 @@ def test_a_crash_of_onnxsim_is_recorded(tmp_path: Path, monkeypatch: pytest.Monk
     assert operators(candidate.model) == ["Conv", "HardSwish", "Conv"]
 
 
-class Spoil(Rule):
+class Spoil(Rule[ir.Value]):
     """Turns HardSwish into HardSigmoid: wrong, and let through by a proof that is switched off."""
 
     name = "spoil"
+    roots = frozenset(("HardSwish",))
     affine_in_weights = False
 
-    def patterns(self) -> Any:
-        return [lambda op, x: op.HardSwish(x)]
+    def find(self, root: ir.Node, opset: int) -> Site[ir.Value]:
+        assert root.inputs[0] is not None
+        return Site((root,), root.inputs[0])
 
-    def check(self, site: Any) -> None:
-        return None
-
-    def rewrite(self, op: Any, site: Any, plan: None) -> ir.Value:
-        value: ir.Value = op.HardSigmoid(site["x"])
-        return value
+    def rewrite(self, op: Builder, plan: ir.Value) -> ir.Value:
+        return op.HardSigmoid(plan)
 
 
 def test_the_rewrite_that_breaks_a_model_is_found_and_the_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "all_rules", lambda: (*all_rules(), Spoil()))
-    monkeypatch.setattr(transaction, "prove", lambda *_: "not looked at")
+    monkeypatch.setattr(Prover, "prove", lambda *_: "not looked at")
     candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
     assert operators(candidate.model) == ["Conv", "HardSwish", "Conv"]
     (record,) = [r for r in candidate.rewrites if r.rule == "spoil"]
@@ -146,12 +145,12 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_the_opset_is_not_raised_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def disprove(matcher: Any, *_: Any) -> str:
-        if matcher.rule.minimum_opset > 12:
+    def disprove(prover: Prover, proposal: Proposal) -> str:
+        if proposal.rule.minimum_opset > 12:
             raise Disproved("in this test")
         return "not looked at"
 
-    monkeypatch.setattr(transaction, "prove", disprove)
+    monkeypatch.setattr(Prover, "prove", disprove)
     candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
     assert files.opset(candidate.model) == 12
     assert "raise_opset" not in by_rule(candidate)
