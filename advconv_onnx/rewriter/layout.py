@@ -7,13 +7,16 @@ name gets one that is unique within its tensor ("?2" for dimension 2).
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
-from advconv_onnx.rewriter.rule import NoSite
+from advconv_onnx.rewriter.rule import NoSite, Refused
 from advconv_onnx.rewriter.walk import input_of
 
 Size = int | str
@@ -151,3 +154,45 @@ def _quotient(sizes: Sequence[Size], divisors: Sequence[Size], unknown: str) -> 
 def product(sizes: Sequence[Size], unknown: str) -> Size:
     """The product of sizes: a number, the only name among ones, or ``unknown``."""
     return _quotient(sizes, (), unknown)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The second input of a Reshape.
+
+    Attributes:
+        shape: sizes, 0 for a size that is kept, at most one -1 for what is left.
+        divides: the -1 stands beside sizes that are not known: if one of them were 0, what is
+            left could not be computed.
+    """
+
+    shape: tuple[int, ...]
+    divides: bool
+
+
+def target_of(wanted: Sizes, sizes: Sizes) -> Target:
+    """How to reshape a tensor of ``sizes`` to ``wanted``, which has as many elements.
+
+    >>> target_of(("N", 12, "!0"), ("N", 3, 4, "H"))
+    Target(shape=(0, 12, -1), divides=True)
+
+    Raises:
+        Refused: two sizes are neither known nor kept.
+    """
+    shape = tuple(
+        size if isinstance(size, int) else 0 if sizes[axis : axis + 1] == (size,) else -1
+        for axis, size in enumerate(wanted)
+    )
+    if shape.count(-1) > 1 or 0 in wanted:
+        raise Refused("two sizes of the result are neither known nor kept")
+    return Target(shape, -1 in shape and 0 in shape)
+
+
+def with_ints(
+    op: Builder, op_type: str, x: ir.Value, since: int, **parameters: Sequence[int]
+) -> ir.Value:
+    """Build a node whose integers are attributes before the opset ``since``, and inputs from it."""
+    if op.opset < since:
+        return op.node(op_type, [x], parameters).outputs[0]
+    given = [op.initializer(np.array(ints, np.int64), name) for name, ints in parameters.items()]
+    return op.node(op_type, [x, *given], {}).outputs[0]
