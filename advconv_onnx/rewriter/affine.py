@@ -23,6 +23,10 @@ class Affine:
     scale: np.ndarray
     shift: np.ndarray
 
+    def then(self, after: Affine) -> Affine:
+        """This one, followed by another."""
+        return Affine(self.scale * after.scale, self.shift * after.scale + after.shift)
+
 
 def batchnorm(node: ir.Node) -> Affine:
     """Read an inference BatchNormalization.

@@ -62,6 +62,25 @@ def is_only_read_by(value: ir.Value, *readers: ir.Node) -> bool:
     return not value.is_graph_output() and all(reader in readers for reader, _ in value.uses())
 
 
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads a value; None if there are others or a graph returns it."""
+    readers = {reader for reader, _ in value.uses()}
+    return readers.pop() if len(readers) == 1 and not value.is_graph_output() else None
+
+
+def varying(node: ir.Node) -> ir.Value:
+    """The operand that is no constant, of an element-wise operator or a normalization.
+
+    Raises:
+        NoSite: none or both are constant.
+    """
+    operands = node.inputs[: 1 if node.op_type == "BatchNormalization" else 2]
+    tensors = [value for value in operands if value is not None and constant(value) is None]
+    if len(tensors) != 1:
+        raise NoSite
+    return tensors[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Factors:
     """A product read from a tree of Mul and Div.
@@ -94,14 +113,14 @@ def factors(root: ir.Node) -> Factors:
 
 def _is_scaled_further(root: ir.Node) -> bool:
     y = root.outputs[0]
-    readers = {reader for reader, _ in y.uses()}
-    if y.is_graph_output() or len(readers) != 1:
+    reader = only_reader(y)
+    if reader is None or reader.domain or reader.graph is not root.graph:
         return False
-    reader = readers.pop()
-    if reader.domain or reader.op_type not in ("Mul", "Div") or reader.graph is not root.graph:
-        return False
-    others = operands(reader) if reader.op_type == "Mul" else [tuple(reader.inputs[:2])]
-    return any(value is y and scalar(other, rank_of(y)) for value, other in others)
+    if reader.op_type == "Div":
+        return reader.inputs[0] is y and bool(scalar(reader.inputs[1], rank_of(y)))
+    return reader.op_type == "Mul" and any(
+        scalar(other, rank_of(y)) for _, other in operands(reader)
+    )
 
 
 def _factors_of_node(node: ir.Node, reader: ir.Node) -> Factors | None:

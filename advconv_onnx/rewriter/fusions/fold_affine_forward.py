@@ -16,8 +16,8 @@ from advconv_onnx.rewriter.affine import Affine, batchnorm, elementwise
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.convolution import Convolution
-from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
-from advconv_onnx.rewriter.walk import producer
+from advconv_onnx.rewriter.rule import Refused, Rule, Site
+from advconv_onnx.rewriter.walk import producer, varying
 
 Plan = tuple[ir.Value, Convolution, Affine]
 
@@ -34,7 +34,7 @@ class FoldAffineForward(Rule[Plan]):
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
         y = root.inputs[0]
         element = producer(y, "Add", "Sub", "Mul", "Div", "BatchNormalization", graph=root.graph)
-        x = _tensor(element)
+        x = varying(element)
         assert y is not None
         if y.is_graph_output():
             raise Refused(f"'{y.name}' is also an output of the graph")
@@ -51,15 +51,6 @@ class FoldAffineForward(Rule[Plan]):
         if affine.shift.any():
             bias = bias + convolution.response_to(affine.shift)
         return convolution.rebuild(op, x, weight, bias)
-
-
-def _tensor(element: ir.Node) -> ir.Value:
-    """The operand that is no constant."""
-    operands = element.inputs[: 1 if element.op_type == "BatchNormalization" else 2]
-    tensors = [value for value in operands if value is not None and constant(value) is None]
-    if len(tensors) != 1:
-        raise NoSite
-    return tensors[0]
 
 
 def _read(element: ir.Node, x: ir.Value, reader: ir.Node) -> tuple[Convolution, Affine]:
