@@ -91,8 +91,6 @@ def _draw(weight: Weight, rng: np.random.Generator) -> NDArray[np.generic]:
 
 # What a folded model looks like.
 
-_FREE = ("Constant", "Identity")
-
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
@@ -104,10 +102,21 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def operators(model: onnx.ModelProto) -> collections.Counter[str]:
-    """Operators of all graphs and functions by name; constants and identities cost nothing."""
-    functions = (node for function in model.functions for node in function.node)
-    nodes = [*(node for graph in _graphs(model.graph) for node in graph.node), *functions]
-    return collections.Counter(node.op_type for node in nodes if node.op_type not in _FREE)
+    """Operators of all graphs and functions by name, without what costs nothing to run.
+
+    That is constants, what is computed from nothing else, and identities.
+    """
+    constant = {""}  # an input left out
+    found: collections.Counter[str] = collections.Counter()
+    for graph in _graphs(model.graph):
+        constant.update(tensor.name for tensor in graph.initializer)
+        for node in graph.node:
+            if node.op_type not in ("If", "Loop", "Scan") and constant.issuperset(node.input):
+                constant.update(node.output)
+            elif node.op_type != "Identity":
+                found[node.op_type] += 1
+    inner = (node.op_type for function in model.functions for node in function.node)
+    return found + collections.Counter(inner)
 
 
 def _parameters(model: onnx.ModelProto) -> int:
