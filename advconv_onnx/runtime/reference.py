@@ -2,7 +2,7 @@
 
 It is ``onnx.reference.ReferenceEvaluator`` with every floating-point value held in float64, and
 with own kernels for the operators that the evaluator runs in Python loops (Conv, ConvTranspose,
-pools) or computes wrongly (BatchNormalization before opset 14, Resize before 11).
+pools) or computes wrongly (BatchNormalization before opset 14, Resize before 11, negative pads).
 """
 
 from __future__ import annotations
@@ -281,6 +281,24 @@ class Cast(OpRun):
         return (cast_to(x, to, a["saturate"], a["round_mode"]),)
 
 
+class Pad(OpRun):
+    """Pad of all opsets; the evaluator does not know negative pads, which take elements away."""
+
+    def _run(self, x: Array, *inputs: Array | None, **a: Any) -> tuple[Array]:
+        pads, value, axes = (*inputs, None, None, None)[:3]
+        if not inputs:
+            pads, value = a.get("pads") or a["paddings"], a.get("value")
+        where = list(range(x.ndim)) if axes is None else [axis % x.ndim for axis in axes]
+        amounts = np.zeros((2, x.ndim), np.int64)
+        amounts[:, where] = np.asarray(pads).reshape(2, -1)
+        begins, ends = np.maximum(-amounts, 0)
+        kept = x[tuple(map(slice, begins, np.array(x.shape) - ends))]
+        widths = np.maximum(amounts, 0).T
+        mode: Any = a.get("mode") or "constant"
+        filling = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
+        return (np.pad(kept, widths, mode=mode, **filling).astype(x.dtype),)
+
+
 class Resize(EvaluatorResize):
     """Resize; that of opset 10 takes (x, scales) and samples asymmetrically.
 
@@ -328,6 +346,7 @@ _OPERATORS = (
     AveragePool,
     BatchNormalization,
     Cast,
+    Pad,
     Resize,
     GatherElements,
 )

@@ -70,6 +70,18 @@ def test_operators_equal_onnxruntime(operator):
     assert_like_ort(model, x=floats(2, 4, 7, 9))
 
 
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
+def test_negative_pads_take_pixels_away(mode):
+    model = build(
+        f"""g (float[2, 4, 7, 9] x) => (float y)
+        <int64[4] p = {{-1, 2, 3, -4}}, float v = {{5}}, int64[2] a = {{-1, 2}}> {{
+            y = Pad <mode = "{mode}"> (x, p, v, a)
+        }}""",
+        opset=18,
+    )
+    assert_like_ort(model, x=floats(2, 4, 7, 9))
+
+
 def test_batch_normalization_before_opset_14_uses_the_stored_statistics():
     weights = {"s": floats(3), "b": floats(3), "m": floats(3), "v": abs(floats(3))}
     body = "g (float[2, 3, 4, 5] x) => (float y) { y = BatchNormalization(x, s, b, m, v) }"

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from advconv_onnx.rewriter.builder import Builder
-from advconv_onnx.rewriter.constants import constant, required
 from advconv_onnx.rewriter.convolution import Convolution
+from advconv_onnx.rewriter.padding import Padding
 from advconv_onnx.rewriter.rule import Refused, Rule, Site
-from advconv_onnx.rewriter.walk import input_of, producer
+from advconv_onnx.rewriter.walk import producer
 
 Plan = tuple[ir.Value, Convolution, list[int]]
 
@@ -58,36 +59,14 @@ def _merged_pads(pad: ir.Node, convolution: Convolution) -> list[int]:
     return found
 
 
-def _spatial_padding(pad: ir.Node, rank: int) -> np.ndarray:
+def _spatial_padding(pad: ir.Node, rank: int) -> NDArray[np.int64]:
     """Zeros added at the (beginnings, ends) of the spatial axes, shape (2, rank - 2)."""
-    mode = pad.attributes.get_string("mode", "constant")
-    if mode != "constant":
-        raise Refused(f"the Pad's mode is {mode}")
-    padding = np.zeros((2, rank), np.int64)
-    if "pads" in pad.attributes:  # before opset 11
-        value = np.array(pad.attributes.get_float("value", 0.0))
-        padding[:] = np.reshape(pad.attributes.get_ints("pads"), (2, rank))
-    else:
-        value = _optional(pad, 2, "value", np.zeros(()))
-        axes = _optional(pad, 3, "axes", np.arange(rank)) % rank
-        padding[:, axes] = required(pad.inputs[1], "Pad's pads").reshape(2, -1)
-    if value.any():
-        raise Refused("the Pad's value is not zero")
-    if (padding < 0).any():
+    padding = Padding.of(pad, rank)
+    if (padding.amounts < 0).any():
         raise Refused("the Pad crops")
-    if padding[:, :2].any():
-        raise Refused("the Pad widens batch or channels")
-    return padding[:, 2:]
-
-
-def _optional(pad: ir.Node, index: int, role: str, default: np.ndarray) -> np.ndarray:
-    given = input_of(pad, index)
-    if given is None:
-        return default
-    array = constant(given)
-    if array is None:
-        raise Refused(f"the Pad's {role} is not constant")
-    return array
+    if padding.value != 0:
+        raise Refused("the Pad's value is not zero")
+    return padding.spatial
 
 
 RULE = FoldPad()
@@ -137,6 +116,15 @@ NEAR_MISSES = (
     (
         _model("y = Pad(x, p) z = ConvTranspose <pads = [0, 0, 0, 0]> (y, w)", _PADS, channels=4),
         "negative",
+    ),
+    # What one side adds, a crop of the other does not undo.
+    (_model("y = Pad(x, p) z = Conv(y, w)", "int64[8] p = {0, 0, 2, 1, 0, 0, -1, -1}"), "crops"),
+    (
+        _model(
+            "y = Pad(x, p) z = Conv <pads = [2, 2, 2, 2]> (y, w)",
+            "int64[8] p = {0, 0, -1, 0, 0, 0, 0, 0}",
+        ),
+        "crops",
     ),
     (
         _model("u = Relu(v) y = Pad(x, p, u) z = Conv(y, w)", f"{_PADS}, float v = {{0}}"),
