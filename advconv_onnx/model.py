@@ -412,18 +412,21 @@ def graphs(model: ir.Model) -> Iterator[tuple[str, ir.Graph]]:
 def _graphs_below(path: str, graph: ir.Graph) -> Iterator[tuple[str, ir.Graph]]:
     yield path, graph
     for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.is_ref():
-                continue  # A function's parameter has no value here.
-            if attribute.type == ir.AttributeType.GRAPH:
-                bodies = [attribute.as_graph()]
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                bodies = list(attribute.as_graphs())
-            else:
-                continue
-            for body in bodies:
-                below = f"{node.name or node.op_type}/{attribute.name}"
-                yield from _graphs_below(f"{path}/{below}" if path else below, body)
+        for name, body in bodies(node):
+            below = f"{node.name or node.op_type}/{name}"
+            yield from _graphs_below(f"{path}/{below}" if path else below, body)
+
+
+def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+    """The graphs a node itself holds, each with the name of its attribute."""
+    for name, attribute in node.attributes.items():
+        if attribute.is_ref():
+            continue  # A function's parameter has no value here.
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield name, attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            for body in attribute.as_graphs():
+                yield name, body
 
 
 def count_nodes(model: ir.Model) -> int:

@@ -24,7 +24,11 @@ from onnxscript.version_converter import ConvertVersionPass
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError, MissingDependencyError
 from advconv_onnx.quiet import quiet
+from advconv_onnx.rewriter.drop_loop_state import DropLoopState
+from advconv_onnx.rewriter.hoist_invariants import HoistInvariants
 from advconv_onnx.rewriter.inline_functions import InlineFunctions
+from advconv_onnx.rewriter.merge_repeated import MergeRepeated
+from advconv_onnx.rewriter.repeatable import RANDOM
 
 _OURS = (
     "fuse_add_bias_into_conv",
@@ -39,15 +43,6 @@ _OURS = (
 """Fusions of onnxsim that are left to our rules, which prove what they do: it takes a constant of
 shape (W,) for one per channel where W equals the channels, and trains BatchNormalization away."""
 
-_RANDOM = {
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-}
-
 _FOLDINGS = 8
 """Rounds of constant folding at most; trained models need up to three."""
 
@@ -60,7 +55,8 @@ def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
     """Bring a graph into the form all rules expect; computes nothing.
 
     Local functions are inlined; constants become initializers; identities, unused nodes, repeated
-    expressions and repeated initializers go; nodes are sorted and named.
+    expressions and repeated initializers go; loops lose what they need not carry or compute in
+    every iteration; nodes are sorted and named.
 
     Returns:
         The new model, and a line for each pass that failed on it and was left out.
@@ -168,7 +164,9 @@ _TIDYING = (
     ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     EliminateIdentities(),
     ir_passes.DeduplicateInitializersPass(),
-    ir_passes.CommonSubexpressionEliminationPass(),
+    DropLoopState(),
+    HoistInvariants(),
+    MergeRepeated(),
     _REMOVE_UNUSED,
     ir_passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
     ir_passes.RemoveUnusedOpsetsPass(),
@@ -241,7 +239,7 @@ def simplify_apart(
             must not be run because the model draws random numbers: it merges independent draws.
         MissingDependencyError: onnxsim is not installed.
     """
-    drawing = sorted({n.op_type for _, graph in files.graphs(model) for n in graph} & _RANDOM)
+    drawing = sorted({n.op_type for _, graph in files.graphs(model) for n in graph} & RANDOM)
     if drawing:
         raise CheckError(f"onnxsim would merge independent draws of {', '.join(drawing)}")
     with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
