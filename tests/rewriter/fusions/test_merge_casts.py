@@ -20,12 +20,11 @@ def _find(self: MergeCasts, root: ir.Node, opset: int) -> Site[Plan]:
 
 
 @pytest.mark.parametrize(
-    ("before", "between", "last", "after"),
-    [("float", 7, 1, "float"), ("float", 9, 1, "float"), ("int64", 3, 7, "int64")],
+    ("before", "between", "last"), [("float", 7, 1), ("float", 9, 1), ("int64", 9, 7)]
 )
-def test_a_type_that_cuts_is_disproved(before: str, between: int, last: int, after: str) -> None:
-    text = f"""<ir_version: 8, opset_import: ["" : 13]> g ({before}[N, C] x) => ({after}[] z)
-    {{ m = Mul(x, x) y = Cast <to = {between}> (m) z = Cast <to = {last}> (y) }}"""
-    if before == "int64":  # small integers fit into int8, their squares do not matter here
-        text = text.replace(f"<to = {between}>", "<to = 9>")
-    assert_disproved(mutate(MergeCasts, find=_find), text)
+def test_a_type_that_cuts_is_disproved(before: str, between: int, last: int) -> None:
+    assert_disproved(
+        mutate(MergeCasts, find=_find),
+        f"""<ir_version: 8, opset_import: ["" : 13]> g ({before}[N, C] x) => ({before}[] z)
+        {{ y = Cast <to = {between}> (x) z = Cast <to = {last}> (y) }}""",
+    )
