@@ -2,7 +2,8 @@
 
 It is ``onnx.reference.ReferenceEvaluator`` with every floating-point value held in float64, and
 with own kernels for the operators that the evaluator runs in Python loops (Conv, ConvTranspose,
-pools) or computes wrongly (BatchNormalization before opset 14, Resize before 11, negative pads).
+pools) or computes wrongly (BatchNormalization before opset 14, Softmax before 13, Resize before 11,
+negative pads).
 """
 
 from __future__ import annotations
@@ -327,6 +328,30 @@ class Resize(EvaluatorResize):
         return super()._run(x, roi, scales, sizes, **a)  # type: ignore
 
 
+class Softmax(OpRun):
+    """Softmax of all opsets: before 13 it runs over all axes from ``axis`` on, taken as one."""
+
+    def _run(self, x: Array, axis: int) -> tuple[Array]:
+        if self.run_params["opsets"][""] >= 13:
+            return (self._compute(x, axis),)
+        # The evaluator fills in the default of the newest opset, which is another.
+        axis = axis % x.ndim if self.onnx_node.attribute else 1
+        rows = int(np.prod(x.shape[:axis], dtype=np.int64))
+        return (self._compute(x.reshape(rows, -1), -1).reshape(x.shape),)
+
+    def _compute(self, x: Array, axis: int) -> Array:
+        powers = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
+        return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
+
+
+class LogSoftmax(Softmax):
+    """LogSoftmax of all opsets."""
+
+    def _compute(self, x: Array, axis: int) -> Array:
+        lowered = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
+        return np.asarray(lowered - np.log(np.exp(lowered).sum(axis=axis, keepdims=True)))
+
+
 class GatherElements(OpRun):
     """GatherElements, also where the indices cover a part of the data only."""
 
@@ -348,5 +373,7 @@ _OPERATORS = (
     Cast,
     Pad,
     Resize,
+    Softmax,
+    LogSoftmax,
     GatherElements,
 )

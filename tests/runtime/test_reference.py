@@ -113,6 +113,16 @@ def test_resize_of_opset_10(mode):
     assert_like_ort(model, x=floats(1, 2, 3, 4))
 
 
+@pytest.mark.parametrize("attributes", ["", "<axis = 2>", "<axis = 0>", "<axis = -1>"])
+@pytest.mark.parametrize("opset", [9, 11, 12, 13, 17])
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+def test_softmax_before_opset_13_runs_over_all_axes_behind(operator, opset, attributes):
+    if opset == 9 and "-" in attributes:
+        attributes = "<axis = 3>"
+    body = f"g (float[2, 3, 4, 5] x) => (float y) {{ y = {operator} {attributes} (x) }}"
+    assert_like_ort(build(body, opset), x=floats(2, 3, 4, 5) * 9)
+
+
 def test_gather_elements_with_fewer_indices_than_data():
     body = "g (float[3, 4] x, int64[2, 4] i) => (float y) { y = GatherElements <axis = 1> (x, i) }"
     assert_like_ort(build(body), x=floats(3, 4), i=RNG.integers(-4, 4, (2, 4)))
