@@ -3,7 +3,8 @@
 A state that the body hands on as it got it is the value the loop was given: the body reads that
 one from outside, where it may be a constant and what depends on it need not be computed again and
 again. ONNX Runtime copies every state in every iteration, weights too: exporters of PaddlePaddle
-carry all weights of a recurrent cell. A state or a collected output that nothing reads goes.
+carry all weights of a recurrent cell. Of two states that are always equal one is enough. A state or
+a collected output that nothing reads goes.
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from advconv_onnx import model as files
-from advconv_onnx.rewriter.iteration import Iteration, iteration_of, iterations
+from advconv_onnx.rewriter.iteration import (
+    Iteration,
+    describe,
+    iteration_of,
+    iterations,
+    make_instead,
+)
 
 
 class DropLoopState(ir.passes.InPlacePass):
-    """Drop states that never change, and states and collected outputs that nothing reads."""
+    """Drop states that never change or equal another, and what nothing reads."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Drop them, in place."""
@@ -42,9 +49,16 @@ def _drop_one(iteration: Iteration) -> ir.Node | None:
             continue
         outer = node.inputs[iteration.first_input + index]
         inner = body.inputs[iteration.first_input + index]
+        twin = _twin(iteration, index)
         if outer is not None and _origin(result, body) in (outer, inner):
-            _read_outside(iteration, inner, outer, final)
-        elif is_read or _is_read(inner, body) or result is inner:
+            _replace(iteration, (inner, outer), (final, outer))
+        elif twin is not None:
+            _replace(
+                iteration,
+                (inner, body.inputs[iteration.first_input + twin]),
+                (final, node.outputs[twin]),
+            )
+        elif is_read or _is_read(inner, body):
             continue
         if len(node.outputs) > 1:
             return _without(iteration, index)
@@ -68,20 +82,38 @@ def _is_read(inner: ir.Value, body: ir.Graph) -> bool:
     return bool(inner.uses()) or any(value is inner for value in body.outputs)
 
 
-def _read_outside(iteration: Iteration, inner: ir.Value, outer: ir.Value, final: ir.Value) -> None:
-    """Read a state that never changes from outside, in the body and behind the loop."""
-    body, graph = iteration.body, iteration.node.graph
-    assert graph is not None
+def _twin(iteration: Iteration, index: int) -> int | None:
+    """Another state that ends as this one does, and begins so where that matters."""
+    node, body = iteration.node, iteration.body
+    inputs = node.inputs[iteration.first_input :]
+    results = [_origin(value, body) for value in body.outputs[iteration.first_result :]]
+    begins_anyhow = iteration.surely_runs and not _is_read(
+        body.inputs[iteration.first_input + index], body
+    )
+    for other in range(iteration.states):
+        is_equal = results[other] is results[index] and (
+            begins_anyhow or inputs[other] is inputs[index]
+        )
+        if is_equal and other != index:
+            return other
+    return None
+
+
+def _replace(
+    iteration: Iteration,
+    inner: tuple[ir.Value, ir.Value],
+    final: tuple[ir.Value, ir.Value],
+) -> None:
+    """Read another value (the second of each pair) in the body, and another behind the loop."""
+    body = iteration.body
     for index, value in enumerate(body.outputs):
-        if value is inner:
+        if value is inner[0]:
             body.outputs[index] = _appended(body, value)
-    ir.convenience.replace_all_uses_with(inner, outer)
-    if final.is_graph_output():
-        copy = _named_after(final, outer)
-        graph.insert_after(iteration.node, copy)
-        ir.convenience.replace_all_uses_with(final, copy.outputs[0], replace_graph_outputs=True)
-    else:
-        ir.convenience.replace_all_uses_with(final, outer)
+    ir.convenience.replace_all_uses_with(*inner)
+    old, new = final
+    if old.is_graph_output():
+        new = make_instead(old, "Identity", [new], {})
+    ir.convenience.replace_all_uses_with(old, new)
 
 
 def _appended(body: ir.Graph, value: ir.Value) -> ir.Value:
@@ -90,18 +122,6 @@ def _appended(body: ir.Graph, value: ir.Value) -> ir.Value:
     identity.outputs[0].type, identity.outputs[0].shape = value.type, value.shape
     body.append(identity)
     return identity.outputs[0]
-
-
-def _named_after(final: ir.Value, value: ir.Value) -> ir.Node:
-    identity = ir.node("Identity", [value])
-    _describe(identity.outputs[0], final)
-    return identity
-
-
-def _describe(value: ir.Value, like: ir.Value) -> None:
-    value.name, value.type, value.shape = like.name, like.type, like.shape
-    value.doc_string = like.doc_string
-    value.metadata_props.update(like.metadata_props)
 
 
 def _without(iteration: Iteration, index: int) -> ir.Node:
@@ -131,7 +151,7 @@ def _without(iteration: Iteration, index: int) -> ir.Node:
         metadata_props=dict(node.metadata_props),
     )
     for value, like in zip(new.outputs, kept, strict=True):
-        _describe(value, like)
+        describe(value, like)
     graph.insert_before(node, new)
     ir.convenience.replace_all_uses_with(kept, new.outputs, replace_graph_outputs=True)
     graph.remove(node, safe=True)

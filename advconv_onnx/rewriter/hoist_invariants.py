@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from advconv_onnx import model as files
-from advconv_onnx.rewriter.iteration import Iteration, iterations
-from advconv_onnx.rewriter.proposal import names_in, unique
+from advconv_onnx.rewriter.iteration import Iteration, iterations, lift_constant
 from advconv_onnx.rewriter.repeatable import is_repeatable
 
 _FREE = ("Shape", "Size")
@@ -42,7 +41,7 @@ def _moved_out(iteration: Iteration, model: ir.Model) -> Iterator[ir.Node]:
             continue
         for value in read:
             if value.graph is body:
-                _lift(value, body, graph, model)
+                lift_constant(value, graph, model)
         body.remove(node)
         graph.insert_before(iteration.node, node)
         yield node
@@ -61,12 +60,3 @@ def _read(node: ir.Node) -> Iterator[ir.Value]:
             yield from (value for value in _read(inner) if value not in own)
             own.update(inner.outputs)
     yield from (value for value in node.inputs if value is not None)
-
-
-def _lift(value: ir.Value, body: ir.Graph, graph: ir.Graph, model: ir.Model) -> None:
-    """Give a constant of the body to the graph around it."""
-    assert value.name is not None
-    body.initializers.pop(value.name)
-    if value.name in graph.initializers:
-        value.name = unique(value.name, names_in(model))
-    graph.register_initializer(value)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
 from advconv_onnx import model as files
 from advconv_onnx.rewriter.constants import constant
+from advconv_onnx.rewriter.proposal import names_in, unique
 
 _SCAN_SINCE = 9
 """The first opset in which Scan has no batch and no sequence lengths."""
@@ -81,3 +83,34 @@ def iteration_of(node: ir.Node, opset: int) -> Iteration | None:
         len(node.outputs) + iteration.first_result == len(body.outputs)
     )
     return iteration if fits and states >= 0 else None
+
+
+def make_instead(
+    old: ir.Value, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, Any]
+) -> ir.Value:
+    """Make a node's output by another operator, put behind the node; all readers follow."""
+    node = old.producer()
+    assert node is not None
+    assert node.graph is not None
+    new = ir.node(op_type, inputs, attributes)
+    describe(new.outputs[0], old)
+    node.graph.insert_after(node, new)
+    ir.convenience.replace_all_uses_with(old, new.outputs[0], replace_graph_outputs=True)
+    return new.outputs[0]
+
+
+def describe(value: ir.Value, like: ir.Value) -> None:
+    """Give a value the name, the type and all that is noted of another, which it replaces."""
+    value.name, value.type, value.shape = like.name, like.type, like.shape
+    value.doc_string = like.doc_string
+    value.metadata_props.update(like.metadata_props)
+
+
+def lift_constant(value: ir.Value, graph: ir.Graph, model: ir.Model) -> None:
+    """Give a constant, which may be one of a body, to a graph around it."""
+    if value.graph is not None:
+        assert value.name is not None
+        value.graph.initializers.pop(value.name)
+    if not value.name or value.name in graph.initializers:
+        value.name = unique(value.name or "constant", names_in(model))
+    graph.register_initializer(value)

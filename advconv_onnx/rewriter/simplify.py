@@ -27,6 +27,7 @@ from advconv_onnx.quiet import quiet
 from advconv_onnx.rewriter.drop_loop_state import DropLoopState
 from advconv_onnx.rewriter.hoist_invariants import HoistInvariants
 from advconv_onnx.rewriter.inline_functions import InlineFunctions
+from advconv_onnx.rewriter.inline_loops import InlineLoops
 from advconv_onnx.rewriter.merge_repeated import MergeRepeated
 from advconv_onnx.rewriter.repeatable import RANDOM
 
@@ -162,6 +163,7 @@ _SORT = ir_passes.TopologicalSortPass()
 _TIDYING = (
     InlineFunctions(),
     ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    InlineLoops(),
     EliminateIdentities(),
     ir_passes.DeduplicateInitializersPass(),
     DropLoopState(),

@@ -100,6 +100,37 @@ def test_states_that_change_or_are_read_stay() -> None:
     assert_same(model, result, x=X, n=np.array(1))
 
 
+TWINS = (
+    HEADER
+    + """g (float[2, 3] x, int64 m) => (float[2, 3] y, float[2, 3] z) {
+    y, z = Loop (n, , x, x) <body = b (int64 i, bool c, float[2, 3] a, float[2, 3] e)
+        => (bool d, float[2, 3] r, float[2, 3] s) {
+        d = Identity(c) r = Add(a, e) s = Identity(r) }>
+}"""
+)
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "states"),
+    [
+        ("n, , x, x", "r = Add(a, e)", 1),
+        ("m, , x, x", "r = Add(a, e)", 1),
+        ("n, , x, w", "r = Exp(a)", 1),
+        ("n, , w, x", "r = Exp(e)", 1),
+        ("m, , x, w", "r = Exp(a)", 2),
+        ("n, , x, w", "r = Add(a, e)", 2),
+    ],
+    ids=["same", "same, perhaps not run", "first read", "second read", "perhaps not run", "apart"],
+)
+def test_of_states_that_are_always_equal_one_is_enough(call: str, body: str, states: int) -> None:
+    text = TWINS.replace("n, , x, x", call).replace("r = Add(a, e)", body)
+    model = parse(text, w=normal(2, 3, seed=1), n=np.array(2))
+    result = applied(DropLoopState(), model)
+    assert len(the_loop(result).outputs) == states
+    for trips in (0, 2):
+        assert_same(model, result, x=X, m=np.array(trips))
+
+
 def test_a_weight_carried_through_nested_loops_is_read_from_outside_of_both() -> None:
     model = parse(
         HEADER + "g (float[2, 3] x) => (float[2, 3] y) {"
