@@ -106,7 +106,7 @@ class Convolution:
     def _scale_second(self, scale: Array) -> Array:
         """Scale the weight's second axis, which runs within a group."""
         by_group = scale.reshape(self.group, 1, -1, *[1] * (self.rank - 2))
-        return np.multiply(self._by_group(), by_group)
+        return np.multiply(self._by_group(), by_group).reshape(self.weight.shape)
 
     def response_to(self, shift: Array) -> Array:
         """Output (C_out,) for an input that is ``shift`` (C_in,) in every pixel, bias left out.
@@ -117,6 +117,30 @@ class Convolution:
         sums = self._by_group().astype(np.float64).sum(axis=spatial)
         response: Array = np.einsum("goc,gc->go", sums, shift.reshape(self.group, -1))
         return response.reshape(-1)
+
+    def blocks(self, groups: int) -> Array:
+        """The weight as if it had fewer groups, zeros filled in.
+
+        Args:
+            groups: a divisor of the number of groups.
+
+        Returns:
+            Shape (groups, C_out / groups, C_in / groups, ...), float64.
+        """
+        inner, taps = self.group // groups, self.weight.shape[2:]
+        rows, columns = self.out_channels // self.group, self.in_channels // self.group
+        shape = (columns, rows) if self.transposed else (rows, columns)
+        own = self.weight.reshape(groups, inner, *shape, *taps)
+        blocks = np.zeros((groups, inner, rows, inner, columns, *taps))
+        for index in range(inner):
+            part = own[:, index]
+            blocks[:, index, :, index] = part.swapaxes(1, 2) if self.transposed else part
+        return blocks.reshape(groups, inner * rows, inner * columns, *taps)
+
+    def from_blocks(self, blocks: Array) -> Array:
+        """A weight in this node's layout from blocks as ``blocks`` returns them."""
+        ordered = blocks.swapaxes(1, 2) if self.transposed else blocks
+        return ordered.reshape(-1, *ordered.shape[2:])
 
     def _by_group(self) -> Array:
         return self.weight.reshape(self.group, -1, *self.weight.shape[1:])
@@ -140,10 +164,8 @@ class Convolution:
             Refused: a weight that was finite overflows.
         """
         dtype = self.weight.dtype
-        # Scaling by groups leaves the group axis in front.
-        shape = (-1, *self.weight.shape[1:])
         with np.errstate(over="ignore"):
-            new_weight = weight.reshape(shape).astype(dtype)
+            new_weight = weight.astype(dtype)
             new_bias = bias.astype(dtype)
         if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
             raise Refused(f"a folded weight is not finite in {dtype}")
