@@ -90,8 +90,13 @@ class Prover:
 
 
 def _real(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Floats of both signs for an input of float type, the array itself for another."""
-    return rng.uniform(-_SPREAD, _SPREAD, array.shape) if array.dtype.kind == "f" else array
+    """Floats of both signs for an input of float type, the array itself for another.
+
+    A read-only array is one whose numbers do not matter: it may be large, and takes no memory.
+    """
+    if array.dtype.kind != "f" or not array.flags.writeable:
+        return array
+    return rng.uniform(-_SPREAD, _SPREAD, array.shape)
 
 
 def _check_model(after: ir.Model, proposal: Proposal) -> None:

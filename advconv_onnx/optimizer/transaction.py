@@ -85,6 +85,8 @@ def fuse(
         if not run.pass_over():
             break
         clean(run.model)
+        # A shape that became known makes sites, behind nodes that were not touched too.
+        files.infer_shapes(run.model)
     waiting = [r.rule.minimum_opset for r in run.refusals.values()]
     opset = files.opset(run.model)
     return Fusing(

@@ -117,12 +117,22 @@ def integer_inputs(
                 if isinstance(dim, int) and fixed:
                     shape.append(dim)
                     continue
-                key = (axis == 0, dim) if dim is not None else (value, axis)
+                # A name means one size everywhere, a number may stand for two things.
+                key = dim if isinstance(dim, str) else (axis == 0, dim) if dim else (value, axis)
                 shape.append(
                     chosen.setdefault(key, _choose(index, axis, len(chosen), extent, value))
                 )
-            arrays[value.name or ""] = _of_type(_integers(rng, tuple(shape)), value)
+            arrays[value.name or ""] = _of_type(_numbers(rng, tuple(shape), value), value)
         yield arrays
+
+
+def _numbers(
+    rng: np.random.Generator, shape: tuple[int, ...], value: ir.Value
+) -> NDArray[np.float64]:
+    """Integers, or one for all elements of a read-only array if only its shape is looked at."""
+    if value.uses() and all(node.op_type in ("Shape", "Size") for node, _ in value.uses()):
+        return np.broadcast_to(np.float64(1), shape)
+    return _integers(rng, shape)
 
 
 def _of_type(array: NDArray[np.float64], value: ir.Value) -> NDArray[Any]:
