@@ -33,9 +33,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "samples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "samples"))
 
 from fetch_models import MODELS, Unavailable, model_path
 
