@@ -322,7 +322,6 @@ FAMILIES = {
         "factor_gate",
         "spell_affine",
         "spell_gelu",
-        "spell_global_pool",
         "spell_hardswish",
         "spell_resize",
         "spell_silu",
