@@ -10,8 +10,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
-from advconv_onnx.rewriter.rule import Refused, _Builder
+from advconv_onnx.rewriter.rule import Refused
 from tests.parsing import normal, parse
 
 GEOMETRIES = [
@@ -94,7 +95,7 @@ def test_an_absent_bias_stays_absent_while_it_is_zero() -> None:
         (np.ones(4), (), 3),
         (np.zeros(4), (normal(4),), 3),
     ):
-        v, op = read(False, weight, "strides = [2, 1], group = 1", *given), _Builder(["conv"])
+        v, op = read(False, weight, "strides = [2, 1], group = 1", *given), Builder(15, ["conv"])
         assert np.array_equal(v.bias, given[0] if given else np.zeros(4))
         node = v.rebuild(op, x, weight * 2, bias, pads=[1, 1, 1, 1]).producer()
         assert len(node.inputs) == inputs
@@ -112,7 +113,7 @@ def test_overflow_is_refused(dtype: Any) -> None:
         (v.weight.astype(np.float64) * 1e39, v.bias),
     ):
         with pytest.raises(Refused, match=f"not finite in {np.dtype(dtype)}"):
-            v.rebuild(_Builder(["conv"]), ir.Value(name="x"), weight, bias)
+            v.rebuild(Builder(15, ["conv"]), ir.Value(name="x"), weight, bias)
 
 
 def test_weights_must_be_constant_floats() -> None:
