@@ -501,10 +501,25 @@ def forget_shapes(model: ir.Model) -> None:
 
 def infer_shapes(model: ir.Model) -> None:
     """Infer the shapes and types of all values, in place; what cannot be inferred stays unknown."""
+    _forget_made_up_names(model)
     # The pass reports operators it cannot infer as warnings with a traceback; unknown shapes are
     # no event here: whoever needs one refuses and says so.
     with quiet("onnx_ir.passes.common.shape_inference"):
         ir_passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+
+
+def _forget_made_up_names(model: ir.Model) -> None:
+    """Drop names that an earlier inference gave to sizes: now they may be known to be others."""
+    for _, graph in graphs(model):
+        for node in graph:
+            for value in node.outputs:
+                if value.shape is not None and not value.is_graph_output():
+                    value.shape = ir.Shape(map(_without_made_up_name, value.shape))
+
+
+def _without_made_up_name(dim: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
+    is_made_up = isinstance(dim, ir.SymbolicDim) and (dim.value or "").startswith("unk__")
+    return None if is_made_up else dim
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
