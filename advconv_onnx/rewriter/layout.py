@@ -1,7 +1,7 @@
 """What an operator that moves elements does to the shape of its input, as far as that is known.
 
 Sizes are ``int`` where known and ``str`` where not: equal names are equal sizes. A size without a
-name gets one that is unique within its tensor ("?2" for dimension 2).
+name gets one that no other has ("?2 of x" for dimension 2).
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def sizes_of(value: ir.Value | None) -> Sizes:
     if value is None or value.shape is None:
         raise NoSite
     dims = (dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape)
-    return tuple(f"?{axis}" if dim is None else dim for axis, dim in enumerate(dims))
+    return tuple(
+        f"?{axis} of {value.name}" if dim is None else dim for axis, dim in enumerate(dims)
+    )
 
 
 def given_ints(node: ir.Node, name: str, index: int) -> list[int] | None:

@@ -102,12 +102,9 @@ _Reader = Callable[[ir.Node, _Reading], Numbers]
 
 
 def _shape(node: ir.Node, reading: _Reading) -> Numbers:
-    x = node.inputs[0]
-    assert x is not None
-    # A size without a name gets one that no other tensor's has.
-    sizes = [f"{size}:{x.name}" if str(size)[0] == "?" else size for size in sizes_of(x)]
+    sizes = sizes_of(node.inputs[0])
     end = node.attributes.get_int("end", len(sizes))
-    return Numbers(tuple(sizes[node.attributes.get_int("start", 0) : end]), 1)
+    return Numbers(sizes[node.attributes.get_int("start", 0) : end], 1)
 
 
 def _gather(node: ir.Node, reading: _Reading) -> Numbers:

@@ -5,8 +5,8 @@
     Expand(x, [Shape(x)[0], 4, 1])             =  Expand(x, [1, 4, 1])
 
 A size that x has at the same place is kept, one that is not known is what is left. Refused where
-two would be left, and where one would be left beside a dynamic size: an empty tensor could then not
-be reshaped. The expression stays for other readers.
+two would be left, where one would be left beside a dynamic size (an empty tensor could then not be
+reshaped), and where sizes of other tensors are used. The expression stays for other readers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.layout import Size, Sizes, sizes_of, target_of
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
-from advconv_onnx.rewriter.shapes import Number, numbers_of
+from advconv_onnx.rewriter.shapes import Number, Numbers, numbers_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,8 @@ class FoldTarget(Rule[_Plan]):
         wanted = numbers_of(given, root.graph)
         # Without a rank no size can be kept.
         sizes = sizes_of(x) if x.shape is not None else ()
+        if root.op_type == "Reshape":
+            _check_known(wanted, sizes)
         target = _target if root.op_type == "Reshape" else _expansion
         plan = _Plan(root, x, target(wanted.items, sizes))
         return Site((*wanted.nodes, root), plan)
@@ -60,6 +62,14 @@ class FoldTarget(Rule[_Plan]):
 
     def keeps(self, node: ir.Node) -> bool:
         return True
+
+
+def _check_known(wanted: Numbers, sizes: Sizes) -> None:
+    """Check that all sizes are of ``sizes``: that others are equal cannot be proved on the site."""
+    read = (sizes_of(node.inputs[0]) for node in wanted.nodes if node.op_type in ("Shape", "Size"))
+    names = {size for found in read for size in found if isinstance(size, str)}
+    if not names.issubset(sizes):
+        raise Refused("it is not known which sizes of two tensors are equal")
 
 
 def _target(wanted: Sequence[Number], sizes: Sizes) -> tuple[int, ...]:
@@ -155,6 +165,14 @@ NEAR_MISSES = (
         "empty",
     ),
     (_model("s = Shape(x) t = Mul(s, two) z = Expand(x, t)", "N, 1"), "not known"),
+    (
+        _model(
+            "y = NonZero(x) s = Shape(y) n = Slice(s, one, two) t = Concat <axis = 0> (n, rest)"
+            " z = Reshape(x, t)",
+            "N, 3",
+        ),
+        "two tensors",
+    ),
     (_model("z = Reshape(x, one)", "1"), ""),
     (_model("s = Shape(x) z = Reshape <allowzero = 1> (x, s)", "N, C", opset=14), ""),
 )
