@@ -1,0 +1,82 @@
+"""How the kernel of a convolution slides along each spatial axis, whatever way its pads are given.
+
+The taps of a kernel lie at the offsets ``dilation * tap - begin`` from where it stands. Both a Conv
+and a ConvTranspose keep their result when a kernel is extended by taps of zero and its pads by as
+many cells, ``dilation`` times the taps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from advconv_onnx.rewriter.convolution import Convolution
+from advconv_onnx.rewriter.rule import Refused
+
+
+@dataclasses.dataclass(frozen=True)
+class Sliding:
+    """One entry per spatial axis.
+
+    Attributes:
+        kernel: taps.
+        strides: of the kernel in a Conv, of the input's pixels in a ConvTranspose.
+        dilations: distance of taps.
+        begins: pads before.
+        ends: pads behind.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, convolution: Convolution) -> Sliding:
+        """Read a convolution.
+
+        Raises:
+            Refused: its pads depend on the input's size.
+        """
+        kernel = convolution.weight.shape[2:]
+        ones = [1] * len(kernel)
+        attributes = convolution.node.attributes
+        strides = tuple(attributes.get_ints("strides", ones))
+        dilations = tuple(attributes.get_ints("dilations", ones))
+        begins, ends = convolution.pads[: len(kernel)], convolution.pads[len(kernel) :]
+        if convolution.auto_pad == "VALID":
+            begins = ends = (0,) * len(kernel)
+        if convolution.auto_pad.startswith("SAME"):
+            if convolution.transposed or any(stride != 1 for stride in strides):
+                raise Refused("its auto_pad depends on the input's size")
+            spans = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+            halves = tuple(span // 2 for span in spans)
+            rests = tuple(span - span // 2 for span in spans)
+            upper = convolution.auto_pad == "SAME_UPPER"
+            begins, ends = (halves, rests) if upper else (rests, halves)
+        return cls(kernel, strides, dilations, begins, ends)
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Distance of the first and the last tap."""
+        return tuple(d * (k - 1) for d, k in zip(self.dilations, self.kernel, strict=True))
+
+    @property
+    def growth(self) -> tuple[int, ...]:
+        """Cells padded beyond the span: what an output at stride 1 has more than the input."""
+        return tuple(
+            begin + end - span
+            for begin, end, span in zip(self.begins, self.ends, self.spans, strict=True)
+        )
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """As attributes of a node."""
+        return {
+            "kernel_shape": list(self.kernel),
+            "strides": list(self.strides),
+            "dilations": list(self.dilations),
+            "pads": [*self.begins, *self.ends],
+            "auto_pad": "NOTSET",
+        }
