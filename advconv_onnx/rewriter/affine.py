@@ -69,8 +69,21 @@ def elementwise(node: ir.Node, tensor: ir.Value, rank: int, channels: int) -> Af
     array = constant(node.inputs[1 if first else 0])
     if array is None or not np.issubdtype(array.dtype, np.floating):
         raise NoSite
-    values = per_channel(array, rank, channels)
-    one, zero = np.ones(channels), np.zeros(channels)
+    return affine_by(node, per_channel(array, rank, channels), first)
+
+
+def affine_by(node: ir.Node, values: np.ndarray, first: bool) -> Affine:
+    """Read an Add, Sub, Mul or Div by constants as a scale and a shift.
+
+    Args:
+        node: the operator.
+        values: the constants, (C,).
+        first: whether the tensor is the first operand.
+
+    Raises:
+        Refused: the operation is not affine.
+    """
+    one, zero = np.ones(values.shape), np.zeros(values.shape)
     match node.op_type, first:
         case "Add", _:
             return Affine(one, values)
