@@ -47,6 +47,9 @@ _WEIGHTS = {
 }
 """Inputs that are weights. Other constants, such as pads and scales, keep their values."""
 
+_DIVISORS = {("Div", 1), ("BatchNormalization", 4)}
+"""Inputs that are drawn as well, from the numbers by which all else stays exact."""
+
 
 def integer_twin(model: ir.Model, rng: np.random.Generator) -> ir.Model:
     """A copy of a small model in float64 whose weights are random integers.
@@ -201,7 +204,7 @@ def structure(model: ir.Model) -> object:
         value
         for node in model.graph
         for index, value in enumerate(node.inputs)
-        if index in _WEIGHTS.get(node.op_type, ()) or (node.op_type == "Div" and index == 1)
+        if index in _WEIGHTS.get(node.op_type, ()) or (node.op_type, index) in _DIVISORS
     }
 
     def number(value: ir.Value | None) -> int:
