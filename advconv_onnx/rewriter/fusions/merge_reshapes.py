@@ -4,7 +4,8 @@
 
 Dynamic sizes are followed by name: what is kept in place becomes 0, one that is not known -1.
 Refused where two sizes would have to be -1, and where a -1 beside another dynamic size is new: an
-empty tensor, which any other operator passes on, could then not be reshaped.
+empty tensor, which any other operator passes on, could then not be reshaped. A chain that something
+else reads a part of is only rewritten where it makes what x is.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from advconv_onnx.rewriter.layout import (
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.walk import is_only_read_by, maker
 
+_LONGEST = 4
+"""Nodes looked at: two merge as soon as they can, so that more are only left where they cannot."""
+
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
@@ -49,8 +53,15 @@ class MergeReshapes(Rule[_Plan]):
 
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
         chain = _chain(root)
+        for start in range(len(chain) - 2, -1, -1):
+            x = chain[start].inputs[0]
+            assert x is not None
+            if x.shape is not None and _result(chain[start:], sizes_of(x)) == sizes_of(x):
+                return Site(tuple(chain[start:]), _Plan(x, "", ()))
+        chain = _unshared(chain)
         x = chain[0].inputs[0]
-        assert x is not None
+        if x is None or len(chain) == 1:
+            raise NoSite
         return Site(tuple(chain), _shortest(chain, x))
 
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
@@ -60,40 +71,47 @@ class MergeReshapes(Rule[_Plan]):
         since = 5 if plan.op_type == "Reshape" else 13
         return with_ints(op, plan.op_type, plan.x, since, **{name: plan.ints})
 
+    def keeps(self, node: ir.Node) -> bool:
+        return True  # Where something else reads one, all of a chain takes itself back.
+
 
 def _chain(root: ir.Node) -> list[ir.Node]:
-    """The nodes that end in ``root``, at least two, each only read by the next."""
-    if _goes_on(root):
-        raise NoSite
+    """The last nodes of a chain that ends in ``root``, whatever else reads them."""
+    _ints(root)
     chain = [root]
-    while True:
-        value = chain[0].inputs[0]
-        node = maker(value, *RESHAPING, graph=root.graph)
-        if node is None or value is None or not is_only_read_by(value, chain[0]):
+    while len(chain) < _LONGEST:
+        node = maker(chain[0].inputs[0], *RESHAPING, graph=root.graph)
+        if node is None or not _is_constant(node):
             break
         chain.insert(0, node)
-    if len(chain) == 1:
-        raise NoSite
-    for node in chain:
-        _ints(node)
     return chain
+
+
+def _unshared(chain: list[ir.Node]) -> list[ir.Node]:
+    """The end of a chain whose nodes are only read by the next one."""
+    start = len(chain) - 1
+    while start and is_only_read_by(chain[start - 1].outputs[0], chain[start]):
+        start -= 1
+    return chain[start:]
+
+
+def _result(chain: list[ir.Node], sizes: Sizes) -> Sizes | None:
+    """The sizes that a chain makes, None where not even their number is known."""
+    try:
+        for node in chain:
+            sizes = reshape(node, sizes)
+    except NoSite:
+        return None
+    return sizes
 
 
 def _ints(node: ir.Node) -> list[int] | None:
     return given_ints(node, "shape" if node.op_type == "Reshape" else "axes", 1)
 
 
-def _goes_on(root: ir.Node) -> bool:
-    """Whether the chain ends further down, where it is rewritten as a whole."""
-    y = root.outputs[0]
-    readers = [reader for reader, _ in y.uses()]
-    if y.is_graph_output() or len(readers) != 1 or readers[0].inputs[0] is not y:
-        return False
-    reader = maker(readers[0].outputs[0], *RESHAPING, graph=root.graph)
-    if reader is None:
-        return False
+def _is_constant(node: ir.Node) -> bool:
     try:
-        _ints(reader)
+        _ints(node)
     except NoSite:
         return False
     return True
@@ -102,11 +120,10 @@ def _goes_on(root: ir.Node) -> bool:
 def _shortest(chain: list[ir.Node], x: ir.Value) -> _Plan:
     if x.shape is None:
         return _Plan(x, "Reshape", _absolute_target(chain[-1]))
-    sizes = wanted = sizes_of(x)
-    for node in chain:
-        wanted = reshape(node, wanted)
-    if wanted == sizes:
-        return _Plan(x, "", ())
+    sizes = sizes_of(x)
+    wanted = _result(chain, sizes)
+    if wanted is None:
+        raise NoSite
     moved = _moved_axes(chain, len(sizes))
     removed = tuple(axis for axis in range(len(sizes)) if axis not in moved)
     added = tuple(axis for axis, source in enumerate(moved) if source is None)
@@ -165,6 +182,7 @@ def _model(
 
 
 _ONE_TWO = "int64[1] a = {1}, int64[1] b = {2}, int64[2] c = {0, -1}, int64[1] d = {0}"
+_BOTH = "float[] z, float[] v"
 _RESHAPES = "y = Reshape(x, s) z = Reshape(y, t)"
 
 EXAMPLES = (
@@ -179,14 +197,14 @@ EXAMPLES = (
     _model("y = Unsqueeze(x, a) z = Squeeze(y, a)", "N, C, H", _ONE_TWO),
     _model("y = Unsqueeze(x, a) z = Unsqueeze(y, c)", "N, C, H", _ONE_TWO),
     _model("y = Squeeze(x, b) z = Squeeze(y, a)", "N, 1, 1, H", _ONE_TWO),
-    _model("y = Unsqueeze(x, a) v = Squeeze(y, b) z = Squeeze(v, a)", "N, 1, H", _ONE_TWO),
     _model("y = Unsqueeze(x, b) z = Squeeze(y, a)", "N, 1, H", _ONE_TWO),
     _model("y = Squeeze <axes = [1]> (x) z = Unsqueeze <axes = [0]> (y)", "N, 1, 3", opset=11),
     _model(
-        "y = Reshape(x, s) v = Unsqueeze(y, a) z = Reshape(v, t)",
-        "N, 1, 30",
-        "int64[3] s = {-1, 30, 1}, int64[1] a = {-3}, int64[4] t = {-1, 1, 1, 30}",
+        "y = Unsqueeze(x, a) z = Reshape(y, t)",
+        "N, 30, 1",
+        "int64[1] a = {-3}, int64[4] t = {-1, 1, 1, 30}",
     ),
+    _model("y = Squeeze(x, a) z = Unsqueeze(y, a) v = Relu(y)", "N, 1, H", _ONE_TWO, out=_BOTH),
     _model("v = Relu(x) y = Flatten(v) z = Reshape(y, t)", "N, 3, 4", "int64[2] t = {-1, 3}"),
 )
 
@@ -196,7 +214,7 @@ NEAR_MISSES = (
             f"{_RESHAPES} v = Relu(y)",
             "2, 3, 4",
             "int64[2] s = {6, 4}, int64[2] t = {3, 8}",
-            out="float[] z, float[] v",
+            out=_BOTH,
         ),
         "",
     ),
