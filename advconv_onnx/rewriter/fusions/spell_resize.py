@@ -1,14 +1,15 @@
 """Spell an integer-scale Resize so that ONNX Runtime keeps its blocked layout.
 
-    nearest, half_pixel, round_prefer_floor   =  nearest, asymmetric, floor        (integer scale)
-    linear, pytorch_half_pixel                =  linear, half_pixel                (output size > 1)
+    nearest, half_pixel, round_prefer_floor or _ceil  =  nearest, asymmetric, floor
+    nearest, asymmetric, round_prefer_floor           =  nearest, asymmetric, floor   (scale 2)
+    linear, pytorch_half_pixel                        =  linear, half_pixel    (output size > 1)
 
-For an integer scale s, half_pixel maps output o to (o + 1/2) / s - 1/2, whose rounding is
-floor(o / s): for o = q s + r it is q + (2 r + 1 - s) / (2 s), and the fraction lies within
-(-1/2, 1/2), or is -1/2 never, since 2 r + 1 > 0. pytorch_half_pixel differs from half_pixel only
-for an output of one pixel; with a scale of at least 2 there is none. ``sizes`` that are an integer
-multiple of a known input size become ``scales``. Refused otherwise: fractional scales, shrinking,
-scaled batch or channels, a region of interest, antialiasing, and cubic.
+and half_pixel_symmetric or pytorch_half_pixel for half_pixel. For an integer scale s, half_pixel
+maps output o = q s + r to (o + 1/2) / s - 1/2 = q + (2 r + 1 - s) / (2 s), a fraction strictly
+within (-1/2, 1/2), so that both roundings give q = floor(o / s). pytorch_half_pixel differs from it
+only for an output of one pixel; with a scale of at least 2 there is none. ``sizes`` that are an
+integer multiple of a known input size become ``scales``. Refused otherwise: fractional scales,
+shrinking, scaled batch or channels, a region of interest, antialiasing, and cubic.
 """
 
 from __future__ import annotations
@@ -21,16 +22,15 @@ from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.walk import input_of
 
-_CANONICAL = {
-    "nearest": {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
-    "linear": {"coordinate_transformation_mode": "half_pixel"},
-}
-_EQUAL = {
-    "nearest": {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor")},
-    "linear": {("pytorch_half_pixel", ""), ("half_pixel", "")},
-}
+_FLOOR = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 
-Plan = tuple[ir.Value, str, list[int]]
+_CENTERED = frozenset(("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"))
+"""At an integer scale these place the outputs alike, but for an output of one pixel."""
+
+_KEPT = frozenset(("asymmetric", "align_corners"))
+"""Placements that a linear Resize keeps its blocked layout with, as it does with half_pixel."""
+
+Plan = tuple[ir.Value, str, dict[str, str], list[int]]
 
 
 class SpellResize(Rule[Plan]):
@@ -46,38 +46,58 @@ class SpellResize(Rule[Plan]):
         x = root.inputs[0]
         if x is None:
             raise NoSite
-        mode, transformation = _spelling(root)
+        mode, attributes = _spelling(root)
         scales = _scales(root)
         if any(scale != 1 for scale in scales[:2]) or len(scales) < 3:
             raise Refused("it scales batch or channels")
-        if transformation == _CANONICAL[mode]["coordinate_transformation_mode"] and (
-            _given(root, 2) is not None
-        ):
+        wanted = _canonical(mode, attributes, max(scales))
+        if wanted == attributes and _given(root, 2) is not None:
             raise NoSite
-        if mode == "linear" and any(scale < 2 for scale in scales[2:]):
+        moved = mode == "linear" and wanted != attributes
+        if moved and any(scale < 2 for scale in scales[2:]):
             raise Refused("an output might have one pixel, where pytorch_half_pixel differs")
-        return Site((root,), (x, mode, scales))
+        return Site((root,), (x, mode, wanted, scales))
 
     def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
-        x, mode, scales = plan
+        x, mode, attributes, scales = plan
         given = op.initializer(np.array(scales, np.float32), "scales")
-        return op.Resize(x, None, given, mode=mode, **_CANONICAL[mode])
+        return op.Resize(x, None, given, mode=mode, **attributes)
 
 
-def _spelling(resize: ir.Node) -> tuple[str, str]:
-    """Mode and coordinate transformation of a Resize that equals a fast one."""
+def _spelling(resize: ir.Node) -> tuple[str, dict[str, str]]:
+    """The mode, and the attributes that say where outputs lie and how they are rounded."""
     attributes = resize.attributes
     mode = str(attributes.get_string("mode", "nearest"))
-    if mode not in _EQUAL:
+    if mode not in ("nearest", "linear"):
         raise Refused(f"the mode is {mode}")
     if attributes.get_int("antialias", 0) or "axes" in attributes:
         raise Refused("the Resize has antialias or axes")
-    transformation = str(attributes.get_string("coordinate_transformation_mode", "half_pixel"))
-    rounding = str(attributes.get_string("nearest_mode", "round_prefer_floor"))
-    spelling = (transformation, rounding if mode == "nearest" else "")
-    if spelling not in _EQUAL[mode]:
-        raise Refused(f"{' '.join(filter(None, (mode, *spelling)))} is no equal of a fast one")
-    return mode, transformation
+    defaults = {"coordinate_transformation_mode": "half_pixel"}
+    if mode == "nearest":
+        defaults["nearest_mode"] = "round_prefer_floor"
+    return mode, {
+        name: str(attributes.get_string(name, default)) for name, default in defaults.items()
+    }
+
+
+def _canonical(mode: str, attributes: dict[str, str], largest: int) -> dict[str, str]:
+    """The attributes of an equal Resize at integer scales that stays in the blocked layout."""
+    placement = attributes["coordinate_transformation_mode"]
+    rounding = attributes.get("nearest_mode", "")
+    if mode == "linear":
+        if placement in _KEPT:
+            return attributes
+        if placement in _CENTERED:
+            return {"coordinate_transformation_mode": "half_pixel"}
+    elif (
+        attributes == _FLOOR
+        or (placement in _CENTERED and rounding.startswith("round_prefer"))
+        # A half is the only fraction at scale 2.
+        or (placement == "asymmetric" and rounding == "round_prefer_floor" and largest <= 2)
+    ):
+        return _FLOOR
+    spelling = " ".join(filter(None, (mode, placement, rounding)))
+    raise Refused(f"{spelling} is no equal of a fast one")
 
 
 def _scales(resize: ir.Node) -> list[int]:
@@ -116,11 +136,13 @@ def _given(node: ir.Node, index: int) -> ir.Value | None:
 RULE = SpellResize()
 
 
-def _model(attributes: str, inputs: str = "x, , s", x: str = "float[N, 2, H, W] x") -> str:
-    return f"""<ir_version: 8, opset_import: ["" : 18]>
+def _model(
+    attributes: str, inputs: str = "x, , s", x: str = "float[N, 2, H, W] x", opset: int = 18
+) -> str:
+    return f"""<ir_version: 8, opset_import: ["" : {opset}]>
     g ({x}) => (float[N, 2, P, Q] z)
     <float[4] s = {{1, 1, 2, 3}}, float[4] t = {{1, 1, 1.5, 2}}, int64[4] n = {{1, 2, 10, 21}},
-     float[0] e = {{}}>
+     float[0] e = {{}}, float[4] d = {{1, 1, 2, 2}}, float[4] o = {{1, 1, 1, 2}}>
     {{ z = Resize <{attributes}> ({inputs}) }}"""
 
 
@@ -129,6 +151,21 @@ EXAMPLES = (
     _model('mode = "nearest", nearest_mode = "round_prefer_floor"', "x, e, s"),
     _model('mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel"'),
     _model('mode = "linear"', "x, , , n", "float[1, 2, 5, 7] x"),
+    _model('mode = "nearest", nearest_mode = "round_prefer_ceil"'),
+    _model('mode = "nearest", coordinate_transformation_mode = "pytorch_half_pixel"'),
+    _model('mode = "nearest", coordinate_transformation_mode = "half_pixel_symmetric"', opset=19),
+    _model('mode = "linear", coordinate_transformation_mode = "half_pixel_symmetric"', opset=19),
+    _model('mode = "nearest", coordinate_transformation_mode = "asymmetric"', "x, , d"),
+    _model(
+        'mode = "linear", coordinate_transformation_mode = "align_corners"',
+        "x, , , n",
+        "float[1, 2, 5, 7] x",
+    ),
+    _model(
+        'mode = "linear", coordinate_transformation_mode = "asymmetric"',
+        "x, , , n",
+        "float[1, 2, 5, 7] x",
+    ),
     _model(
         'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"',
         "x, , , n",
@@ -142,6 +179,22 @@ NEAR_MISSES = (
     (_model('mode = "nearest"', "x, , , n", "float[1, 2, 4, 7] x"), "not all integer"),
     (_model('mode = "nearest", nearest_mode = "ceil"'), "no equal"),
     (_model('mode = "nearest", coordinate_transformation_mode = "align_corners"'), "no equal"),
+    (_model('mode = "nearest", coordinate_transformation_mode = "asymmetric"'), "no equal"),
+    (_model('mode = "nearest", nearest_mode = "floor"'), "no equal"),
+    (
+        _model(
+            'mode = "nearest", coordinate_transformation_mode = "asymmetric", '
+            'nearest_mode = "round_prefer_ceil"',
+            "x, , d",
+        ),
+        "no equal",
+    ),
+    (_model('mode = "linear", coordinate_transformation_mode = "align_corners"'), ""),
+    (_model('mode = "linear"', "x, , s"), ""),
+    (
+        _model('mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel"', "x, , o"),
+        "one pixel",
+    ),
     (_model('mode = "cubic"'), "mode is cubic"),
     (
         _model(
