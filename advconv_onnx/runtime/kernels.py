@@ -1,7 +1,8 @@
 """Float64 kernels of the sliding-window operators, in numpy, for any number of spatial axes.
 
 Each loops over the kernel's taps only: a tap is one strided view of the input (convolution, pools)
-or of the output (transposed convolution), so the work inside the loop is one matrix product.
+or of the output (transposed convolution), so the work inside the loop is one matrix product, for
+some taps at once where channels are few.
 Shapes follow the ONNX operator specification: inputs ``(N, C, *spatial)``.
 """
 
@@ -9,13 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+_ROWS = 256
+"""Inner size of a convolution's matrix products, where the channels of a group are fewer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,9 +120,19 @@ def convolve(x: Array, weight: Array, bias: Array | None, window: Window, group:
     positions = window.positions(x.shape[2:])
     batch, per_group = x.shape[0], x.shape[1] // group
     taps = weight.reshape(group, -1, per_group, weight[0, 0].size)
-    result = np.zeros((batch, group, taps.shape[1], int(np.prod(positions))))
-    for tap, view in enumerate(window.taps(window.pad(x, positions, 0.0), positions)):
-        result += taps[..., tap] @ view.reshape(batch, group, per_group, -1)
+    views = window.taps(window.pad(x, positions, 0.0), positions)
+    if weight.shape[:2] == (group, 1):  # depthwise: products of single numbers, no matrices
+        scalars = weight.reshape(group, -1, *[1] * len(positions))
+        result = sum(scalars[:, tap] * view for tap, view in enumerate(views))
+        return _add_bias(np.asarray(result), bias)
+    result = np.zeros((batch, group, taps.shape[1], math.prod(positions)))
+    # Few channels make thin matrices: then several taps go into one product.
+    together = max(1, _ROWS // per_group)
+    for first in range(0, taps.shape[-1], together):
+        seen = [v.reshape(batch, group, per_group, -1) for v in islice(views, together)]
+        columns = np.concatenate(seen, axis=2) if len(seen) > 1 else seen[0]
+        rows = taps[..., first : first + together].swapaxes(2, 3)
+        result += rows.reshape(*taps.shape[:2], -1) @ columns
     return _add_bias(result.reshape(batch, len(weight), *positions), bias)
 
 
