@@ -83,7 +83,7 @@ class Rewriting:
         Raises:
             CheckError: not even the untouched model can be shown to equal itself.
         """
-        rules = [rule for rule in all_rules() if rule.name not in without]
+        rules = [rule for rule in all_rules(self._options.provider) if rule.name not in without]
         banned: dict[Site, Rewrite] = {}
         while len(banned) + len(self._given_up) < _MOST_CULPRITS:
             self._announce("fusing")

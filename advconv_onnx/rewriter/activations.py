@@ -33,6 +33,23 @@ def require_float(x: ir.Value) -> None:
         raise Refused(f"the type of '{x.name}' is {x.dtype or 'unknown'}")
 
 
+def require_elements(x: ir.Value, least: int) -> None:
+    """Refuse a tensor that is known to be small, where the time to start a kernel counts most.
+
+    Args:
+        x: the tensor; the batch counts as 1.
+        least: elements from which on it is large.
+
+    Raises:
+        Refused: it is known to be smaller, or nothing is known.
+    """
+    if x.shape is None:
+        raise Refused(f"the shape of '{x.name}' is unknown")
+    sizes = [size for size in x.shape[1:] if isinstance(size, int)]
+    if len(sizes) == len(x.shape) - 1 and math.prod(sizes) < least:
+        raise Refused(f"'{x.name}' has fewer than {least} elements an image")
+
+
 def scalar_operand(node: ir.Node) -> tuple[ir.Value, float]:
     """Read a node of two inputs, one of them a scalar constant: (the other, the number).
 

@@ -64,6 +64,8 @@ class Rule(abc.ABC, Generic[Plan]):
             constants, such as the 3 and 6 of a hard-swish.
         needs_shapes: the rewrite relies on sizes the model fixes, so that a proof must keep them.
         minimum_opset: first opset that has all operators the replacement uses.
+        providers: names of the execution providers whose kernels make the replacement faster, where
+            it may be slower on others; none means all.
     """
 
     name: ClassVar[str]
@@ -71,6 +73,7 @@ class Rule(abc.ABC, Generic[Plan]):
     affine_in_weights: ClassVar[bool] = True
     needs_shapes: ClassVar[bool] = False
     minimum_opset: ClassVar[int] = 1
+    providers: ClassVar[frozenset[str]] = frozenset()
 
     @abc.abstractmethod
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:

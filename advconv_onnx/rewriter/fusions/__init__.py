@@ -13,7 +13,17 @@ from typing import Any
 from advconv_onnx.rewriter.rule import Rule
 
 
-def all_rules() -> tuple[Rule[Any], ...]:
-    """Every rule of this folder, in order of file name."""
+def all_rules(provider: str | None = None) -> tuple[Rule[Any], ...]:
+    """Every rule of this folder, in order of file name.
+
+    Args:
+        provider: leaves out rules that are meant for other execution providers; None leaves out
+            none.
+    """
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return tuple(importlib.import_module(f"{__name__}.{name}").RULE for name in names)
+    rules = (importlib.import_module(f"{__name__}.{name}").RULE for name in names)
+    return tuple(
+        rule
+        for rule in rules
+        if provider is None or not rule.providers or provider in rule.providers
+    )
