@@ -115,7 +115,7 @@ class Spoil(Rule[ir.Value]):
 def test_the_rewrite_that_breaks_a_model_is_found_and_the_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "all_rules", lambda: (*all_rules(), Spoil()))
+    monkeypatch.setattr(module, "all_rules", lambda provider: (*all_rules(provider), Spoil()))
     monkeypatch.setattr(Prover, "prove", lambda *_: "not looked at")
     candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
     assert operators(candidate.model) == ["Conv", "HardSwish", "Conv"]
