@@ -504,8 +504,25 @@ def infer_shapes(model: ir.Model) -> None:
     _forget_made_up_names(model)
     # The pass reports operators it cannot infer as warnings with a traceback; unknown shapes are
     # no event here: whoever needs one refuses and says so.
+    infer = ir_passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     with quiet("onnx_ir.passes.common.shape_inference"):
-        ir_passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        infer(model)
+        if _rank_reshaped(model):
+            infer(model)
+
+
+def _rank_reshaped(model: ir.Model) -> bool:
+    """Give results of Reshape the rank their computed target has, which inference does not do."""
+    found = False
+    for _, graph in graphs(model):
+        for node in graph:
+            if node.op_type == "Reshape" and not node.domain and node.outputs[0].shape is None:
+                target = node.inputs[1]
+                size = target.shape[0] if target is not None and target.shape else None
+                if isinstance(size, int):
+                    node.outputs[0].shape = ir.Shape([None] * size)
+                    found = True
+    return found
 
 
 def _forget_made_up_names(model: ir.Model) -> None:

@@ -515,3 +515,22 @@ def test_one_file_has_many_paths(tmp_path: Path) -> None:
     assert files.is_same_file(link, real)
     assert files.is_same_file(hard, real)
     assert not files.is_same_file(real, tmp_path / "other")
+
+
+def test_a_computed_reshape_has_the_rank_of_its_target() -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 13]>
+        g (float[N, C] x, int64[3] t) => (float[] z) { y = Reshape(x, t) z = Relu(y) }"""
+    )
+    files.infer_shapes(model)
+    assert len(model.graph.node(0).outputs[0].shape) == 3
+
+
+def test_a_size_that_inference_named_is_looked_at_again() -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 13]>
+        g (float[N, C] x) => (float[] z) { y = Relu(x) v = Relu(y) z = Relu(v) }"""
+    )
+    model.graph.node(1).outputs[0].shape = ir.Shape(["unk__0", "C"])
+    files.infer_shapes(model)
+    assert model.graph.node(1).outputs[0].shape == ir.Shape(["N", "C"])

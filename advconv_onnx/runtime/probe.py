@@ -111,7 +111,7 @@ def integer_inputs(
     """
     extent = _kernel_extent(model)
     for index in range(SHAPES):
-        chosen: dict[object, int] = {}
+        chosen: dict[object, int] = _named_channels(model)
         arrays = {}
         for value in model.graph.inputs:
             shape = []
@@ -136,6 +136,16 @@ def _numbers(
     if value.uses() and all(node.op_type in ("Shape", "Size") for node, _ in value.uses()):
         return np.broadcast_to(np.float64(1), shape)
     return _integers(rng, shape)
+
+
+def _named_channels(model: ir.Model) -> dict[object, int]:
+    """Names of dimensions that a convolution requires to be of some size."""
+    found: dict[object, int] = {}
+    for value in model.graph.inputs:
+        channels, dims = _channels_read(value), _dims(value)
+        if channels is not None and isinstance(dims[1], str):
+            found[dims[1]] = channels
+    return found
 
 
 def _of_type(array: NDArray[np.float64], value: ir.Value) -> NDArray[Any]:
@@ -177,14 +187,27 @@ def _weight_shape(node: ir.Node) -> tuple[int, ...]:
 def _dims(value: ir.Value) -> tuple[int | str | None, ...]:
     """Dimensions of an input: as declared, or what the convolution that reads it requires."""
     if value.shape is not None:
-        return tuple(dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape)
+        dims = tuple(dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape)
+        channels = _channels_read(value)
+        return dims if channels is None or dims[1] else (dims[0], channels, *dims[2:])
     for node, index in _convolutions_after(value):
-        weight = _weight_shape(node)
-        group = node.attributes.get_int("group", 1)
-        channels = weight[0] if node.op_type == "ConvTranspose" else weight[1] * group
         if index == 0:
-            return (None, channels, *[None] * (len(weight) - 2))
+            return (None, _channels(node), *[None] * (len(_weight_shape(node)) - 2))
     return (None, 3, None, None)
+
+
+def _channels_read(value: ir.Value) -> int | None:
+    """The channels that a convolution requires of its input, None for another value."""
+    for node, index in value.uses():
+        if node.op_type in ("Conv", "ConvTranspose") and index == 0:
+            return _channels(node)
+    return None
+
+
+def _channels(node: ir.Node) -> int:
+    weight = _weight_shape(node)
+    group = node.attributes.get_int("group", 1)
+    return weight[0] if node.op_type == "ConvTranspose" else weight[1] * group
 
 
 def _convolutions_after(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:

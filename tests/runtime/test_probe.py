@@ -171,3 +171,28 @@ def test_a_second_model_may_need_fewer_inputs() -> None:
     both = model_of("y = Mul(x, g) y2 = Mul(y, n) z = Add(x, y2)", "N, 3", "N, 3", n=np.float32(0))
     x = {"x": normal(2, 3).astype(np.float64), "g": normal(2, 3, seed=1).astype(np.float64)}
     assert difference(both, model_of("z = Identity(x)", "N, 3"), x)[0] == 0
+
+
+@pytest.mark.parametrize("channels", ["C", "?"])
+def test_channels_that_are_not_known_are_what_a_convolution_reads(channels: str) -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 13]> g (float[N, C, H, W] x, float[N, C, H, W] y)
+        => (float[] z) { v = Conv(x, w) u = Add(x, y) z = Relu(v) }""",
+        w=normal(4, 5, 1, 1),
+    )
+    for value in model.graph.inputs:
+        if channels == "?":
+            value.shape = ir.Shape(["N", None, "H", "W"])
+    for inputs in integer_inputs(model, np.random.default_rng(0), keep_shapes=False):
+        assert inputs["x"].shape[1] == 5
+        assert inputs["y"].shape == inputs["x"].shape or channels == "?"
+
+
+def test_an_input_whose_shape_is_read_takes_no_memory() -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 13]> g (float[4000, 4000, 4000] x) => (int64[] z)
+        { z = Shape(x) }"""
+    )
+    (inputs, *_) = integer_inputs(model, np.random.default_rng(0), keep_shapes=True)
+    assert inputs["x"].shape == (4000, 4000, 4000)
+    assert not inputs["x"].flags.writeable
