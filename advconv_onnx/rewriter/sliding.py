@@ -80,3 +80,26 @@ class Sliding:
             "pads": [*self.begins, *self.ends],
             "auto_pad": "NOTSET",
         }
+
+
+def alike(one: Convolution, other: Convolution) -> bool:
+    """Whether two convolutions differ in nothing but their weights and their output channels."""
+    return _settings(one) == _settings(other)
+
+
+def _settings(convolution: Convolution) -> tuple[Any, ...]:
+    attributes, ones = convolution.node.attributes, [1] * (convolution.rank - 2)
+    zeros = [0] * (convolution.rank - 2)
+    return (
+        convolution.node.op_type,
+        convolution.weight.dtype,
+        convolution.weight.shape[2:],
+        convolution.in_channels,
+        convolution.group,
+        convolution.auto_pad,
+        convolution.pads,
+        tuple(attributes.get_ints("strides", ones)),
+        tuple(attributes.get_ints("dilations", ones)),
+        tuple(attributes.get_ints("output_padding", zeros)),
+        tuple(attributes.get_ints("output_shape", ())),
+    )

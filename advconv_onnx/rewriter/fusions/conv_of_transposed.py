@@ -15,9 +15,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from advconv_onnx.rewriter.blocked import BLOCK
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
+from advconv_onnx.rewriter.grouping import BLOCKED_RANK, WIDEST_BLOCK, fills_blocks
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.sliding import Sliding
 from advconv_onnx.rewriter.walk import input_of
@@ -27,8 +27,8 @@ Plan = tuple[Convolution, Sliding]
 _MOST_GROWTH = 2
 """Cells by which the output may exceed the input: an 8x8 image that grows by 4 is 0.76 as fast."""
 
-_BLOCKED_RANK = 4
-"""Only images of two axes are laid out in blocks."""
+_LEAST_BLOCK = 8
+"""Fewer input channels are read as they are."""
 
 
 class ConvOfTransposed(Rule[Plan]):
@@ -77,14 +77,12 @@ def _check_fast_path(convolution: Convolution) -> None:
     """Refuse where the Conv is slower than the ConvTranspose, as far as was measured."""
     group = convolution.group
     inputs, outputs = convolution.in_channels // group, convolution.out_channels // group
-    if group > 1 and inputs == outputs == 1:
-        return
-    if convolution.rank != _BLOCKED_RANK:
+    if convolution.rank != BLOCKED_RANK:
         if outputs < inputs:
             raise Refused("the Conv is slower where it has fewer outputs than inputs")
         return
-    fits = inputs % BLOCK == 0 if group > 1 else inputs < BLOCK or inputs % 4 == 0
-    if not fits or outputs % (2 * BLOCK):
+    fits = outputs % WIDEST_BLOCK == 0 and (inputs < _LEAST_BLOCK or inputs % 4 == 0)
+    if not (fills_blocks(inputs, outputs) or (group == 1 and fits)):
         raise Refused("the channels do not fill blocks of the Conv, which is then slower")
 
 
