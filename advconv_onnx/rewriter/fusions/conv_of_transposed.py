@@ -114,7 +114,7 @@ EXAMPLES = (
     _model("strides = [1, 1], kernel_shape = [3, 3]", (4, 16, 3, 3), bias=True),
     _model("dilations = [2, 1], pads = [2, 1, 3, 1]", (4, 16, 3, 3)),
     _model("pads = [1, 0, 0, 1], group = 4, dilations = [1, 1]", (4, 1, 2, 3), bias=True),
-    _model("group = 2, pads = [1, 0, 1, 0]", (16, 16, 3, 1)),
+    _model("group = 2, pads = [1, 0, 1, 0]", (32, 16, 3, 1)),
     _model('auto_pad = "VALID"', (2, 16, 2, 2)),
     _model("pads = [0, 0, 0, 0]", (2, 16, 1, 1)),
     # One and three spatial axes, an old opset.
