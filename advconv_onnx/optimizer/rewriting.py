@@ -194,8 +194,8 @@ class Rewriting:
     def _give_up_guilty_pass(self, base: _Base, reason: str) -> bool:
         """Find the pass over the whole model that makes it differ, and leave it out from now on."""
         for step in (*self._bases[1:], base):
-            if not self._validate(step.model).passed:
-                record = step.records[-1]
+            record = step.records[-1]
+            if record.status == "applied" and not self._validate(step.model).passed:
                 self._given_up[record.rule] = dataclasses.replace(
                     record, status="inaccurate", reason=reason
                 )

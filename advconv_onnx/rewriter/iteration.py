@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from advconv_onnx import model as files
 from advconv_onnx.rewriter.constants import constant
+from advconv_onnx.rewriter.notes import hand_on
 from advconv_onnx.rewriter.proposal import names_in, unique
 
 _SCAN_SINCE = 9
@@ -102,8 +103,7 @@ def make_instead(
 def describe(value: ir.Value, like: ir.Value) -> None:
     """Give a value the name, the type and all that is noted of another, which it replaces."""
     value.name, value.type, value.shape = like.name, like.type, like.shape
-    value.doc_string = like.doc_string
-    value.metadata_props.update(like.metadata_props)
+    hand_on(like, value)
 
 
 def lift_constant(value: ir.Value, graph: ir.Graph, model: ir.Model) -> None:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from advconv_onnx import model as files
 from advconv_onnx.rewriter.builder import MERGED_NAMES
+from advconv_onnx.rewriter.notes import hand_on
 from advconv_onnx.rewriter.repeatable import is_repeatable
 
 _SMALL = 64
@@ -87,6 +88,7 @@ def _replace(node: ir.Node, same: ir.Node) -> None:
         if old.is_graph_output():
             _return(new, old, graph)
         ir.convenience.replace_all_uses_with(old, new)
+    hand_on(node, same)
     names = [_origin(same), _origin(node)]
     if all(names):
         same.metadata_props[MERGED_NAMES] = ",".join(dict.fromkeys(names))
@@ -101,6 +103,7 @@ def _return(value: ir.Value, old: ir.Value, graph: ir.Graph) -> None:
         graph.append(copy)
         value = copy.outputs[0]
     value.name = old.name
+    hand_on(old, value)
     for index, output in enumerate(graph.outputs):
         if output is old:
             graph.outputs[index] = value

@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import MERGED_NAMES, Builder
+from advconv_onnx.rewriter.notes import hand_on
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 
 RULE_NAME = "advconv_onnx.rule"
@@ -54,6 +55,8 @@ class Proposal:
     def commit(self, taken: set[str]) -> None:
         """Replace the site in its graph; replaced values keep their names.
 
+        New nodes inherit metadata and doc strings of all nodes of the site, the root's first.
+
         New nodes are put behind the root: where a site has several outputs, the graph may have to
         be sorted afterwards.
 
@@ -71,9 +74,13 @@ class Proposal:
         for node in self.new_nodes:
             node.name = unique(f"{_name(site.root)}_{self.rule.name}", taken)
             node.metadata_props[RULE_NAME] = self.rule.name
+            for old in reversed(site.nodes):
+                hand_on(old, node)
             for index, value in enumerate(node.outputs):
                 if value not in self.new_outputs:
                     value.name = unique(f"{node.name}_{index}", taken)
+        for old_value, new_value in zip(site.replaced, self.new_outputs, strict=True):
+            hand_on(old_value, new_value)
         removed = self._removable()
         ir.convenience.replace_nodes_and_values(
             graph, site.root, removed, self.new_nodes, site.replaced, self.new_outputs

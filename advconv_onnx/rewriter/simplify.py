@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -29,9 +29,11 @@ from advconv_onnx.rewriter.hoist_invariants import HoistInvariants
 from advconv_onnx.rewriter.inline_functions import InlineFunctions
 from advconv_onnx.rewriter.inline_loops import InlineLoops
 from advconv_onnx.rewriter.merge_repeated import MergeRepeated
+from advconv_onnx.rewriter.notes import hand_on
 from advconv_onnx.rewriter.repeatable import RANDOM
 
 _OURS = (
+    "eliminate_common_subexpression",
     "fuse_add_bias_into_conv",
     "fuse_bn_into_conv",
     "fuse_gelu",
@@ -41,8 +43,9 @@ _OURS = (
     "fuse_preceding_mul_into_conv",
     "fuse_reduce_sum_into_conv",
 )
-"""Fusions of onnxsim that are left to our rules, which prove what they do: it takes a constant of
-shape (W,) for one per channel where W equals the channels, and trains BatchNormalization away."""
+"""Passes of onnxsim that are left to ours, which prove what they do: it takes a constant of shape
+(W,) for one per channel where W equals the channels, trains BatchNormalization away, and merges
+operators of which it cannot know whether they draw random numbers."""
 
 _FOLDINGS = 8
 """Rounds of constant folding at most; trained models need up to three."""
@@ -129,6 +132,7 @@ def _remove_identity(node: ir.Node) -> bool:
         if producer is None or producer.graph is not graph or x.is_graph_output():
             return False
         x.name = y.name
+        hand_on(y, x)
     x.type, x.shape = x.type or y.type, x.shape or y.shape
     ir.convenience.replace_all_uses_with(y, x, replace_graph_outputs=True)
     graph.remove(node, safe=True)
@@ -244,6 +248,8 @@ def simplify_apart(
     drawing = sorted({n.op_type for _, graph in files.graphs(model) for n in graph} & RANDOM)
     if drawing:
         raise CheckError(f"onnxsim would merge independent draws of {', '.join(drawing)}")
+    if any(isinstance(value.type, ir.OptionalType) for value in model.graph.inputs):
+        raise CheckError("onnxsim hangs on optional inputs")
     with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         files.save(model, source)
@@ -279,17 +285,28 @@ def simplify_apart(
 
 
 def _restore_metadata(model: ir.Model, result: ir.Model) -> None:
-    """Give back the metadata and doc strings of the model and of named nodes, and no others."""
+    """Give back what is noted on the model, the graph and on named nodes and values, no more."""
     result.metadata_props.clear()  # onnxsim tells its own story there
     result.metadata_props.update(model.metadata_props)
     result.doc_string = model.doc_string
-    named = {(node.name, node.op_type): node for graph in model.graphs() for node in graph}
+    result.graph.metadata_props.update(model.graph.metadata_props)
+    nodes = {(node.name, node.op_type): node for graph in model.graphs() for node in graph}
+    values = {value.name: value for graph in model.graphs() for value in _values(graph)}
     for graph in result.graphs():
         for node in graph:
-            old = named.get((node.name, node.op_type))
+            old = nodes.get((node.name, node.op_type))
             if old is not None:
-                node.metadata_props.update(old.metadata_props)
-                node.doc_string = old.doc_string
+                hand_on(old, node)
+        for value in _values(graph):
+            if value.name in values:
+                hand_on(values[value.name], value)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
 
 
 def _run_onnxsim(source: str, target: str, memory_limit: int, largest: int) -> int:
