@@ -150,7 +150,8 @@ def _plan(branches: list[_Branch], affines: list[tuple[Affine, int]]) -> _Plan:
     groups = math.gcd(*(branch.convolution.group for branch in branches))
     per_output = first.convolution.in_channels // groups
     after = first.convolution.out_channels * per_output * math.prod(sliding.kernel)
-    before = sum(branch.convolution.weight.size for branch in branches)
+    weights = {branch.convolution.node: branch.convolution.weight for branch in branches}
+    before = sum(weight.size for weight in weights.values())
     if after > before:
         raise Refused(f"merged it would have {after} weights, more than the {before} of all")
     return _Plan(tuple(branches), pointwise, sliding, groups)
@@ -359,6 +360,16 @@ NEAR_MISSES = (
     (
         _model(f"a = Conv <{_SAME}, group = 4> (x, w) b = Conv(x, v) z = Add(a, b)", w=_D3, v=_K1),
         "weights, more than",
+    ),
+    # One of them is added twice, but computed once.
+    (
+        _model(
+            "a = Conv <pads = [1, 0, 1, 0]> (x, w) b = Conv <pads = [0, 1, 0, 1]> (x, v)"
+            " z = Sum(a, b, a)",
+            w=_numbers(4, 4, 3, 1),
+            v=_numbers(4, 4, 1, 3),
+        ),
+        "144 weights, more than the 96",
     ),
     # Sizes that only agree by broadcasting, or for some sizes of the input.
     (_model("a = Conv(x, w) b = Conv(x, v) z = Add(a, b)", w=_K3, v=_K1), "different sizes"),
