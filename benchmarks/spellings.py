@@ -1,6 +1,6 @@
 """Time equal spellings of one block against each other: why the rules spell as they do.
 
-    python benchmarks/spellings.py [--threads N] [--seed N]
+    python benchmarks/spellings.py [--threads N] [--seed N] [--block NAME]...
 
 Each block stands between two convolutions, so that leaving ONNX Runtime's blocked layout shows.
 Prints a row per spelling: median latency, and speedup over the first spelling of its block.
@@ -12,10 +12,12 @@ import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.parser
+from numpy.typing import NDArray
 
 from advconv_onnx.runtime.timing import measure
 
@@ -37,6 +39,65 @@ BLOCKS: Mapping[str, Mapping[str, str]] = {
         "BatchNormalization": "c = HardSwish (a)"
         " b = BatchNormalization (c, ones, ones, ones, ones)",
     },
+    "ReLU6": {
+        "Relu-Min": "c = Relu (a) b = Min (c, six)",
+        "Clip": "b = Clip (a, zero, six)",
+    },
+    "hard sigmoid": {
+        "Add-Clip-Div": "c = Add (a, three) d = Clip (c, zero, six) b = Div (d, six)",
+        "HardSigmoid": "b = HardSigmoid <alpha = 0.16666667> (a)",
+    },
+    "sigmoid": {
+        "Neg-Exp-Add-Div": "c = Neg (a) d = Exp (c) e = Add (d, one) b = Div (one, e)",
+        "Sigmoid": "b = Sigmoid (a)",
+    },
+    "one slope": {
+        "Max": "c = Mul (a, half) b = Max (a, c)",
+        "Where": "c = Mul (a, half) d = Greater (a, zero) b = Where (d, a, c)",
+        "PRelu": "b = PRelu (a, half)",
+        "LeakyRelu": "b = LeakyRelu <alpha = 0.5> (a)",
+    },
+    "slopes per channel": {
+        "PRelu": "b = PRelu (a, slopes)",
+        "Max": "c = Mul (a, slopes) b = Max (a, c)",
+    },
+    "Mish": {
+        "Softplus-Tanh-Mul": "c = Softplus (a) d = Tanh (c) b = Mul (a, d)",
+        "one exponential": "c = Clip (a, , forty) d = Exp (c) e = Add (d, two) f = Mul (d, e)"
+        " g = Add (f, two) h = Div (f, g) b = Mul (a, h)",
+    },
+    "square": {"Pow": "b = Pow (a, two)", "Mul": "b = Mul (a, a)"},
+    "square root": {
+        "Pow": "c = Relu (a) b = Pow (c, half)",
+        "Sqrt": "c = Relu (a) b = Sqrt (c)",
+    },
+    "Softmax over channels": {
+        "axis 1": "b = Softmax <axis = 1> (a)",
+        "axes behind merged": "c = Reshape (a, merged) d = Softmax <axis = 1> (c)"
+        " e = Shape (a) b = Reshape (d, e)",
+        "Exp-ReduceSum-Div": "c = ReduceMax <axes = [1]> (a) d = Sub (a, c) e = Exp (d)"
+        " f = ReduceSum (e, channel) b = Div (e, f)",
+    },
+    "instance normalization": {
+        "ReduceMean-Sub-Mul-ReduceMean-Add-Sqrt-Div": "m = ReduceMean <axes = [2, 3]> (a)"
+        " c = Sub (a, m) d = Mul (c, c) v = ReduceMean <axes = [2, 3]> (d) e = Add (v, half)"
+        " f = Sqrt (e) b = Div (c, f)",
+        "InstanceNormalization": "b = InstanceNormalization <epsilon = 0.5> (a, ones, zeros)",
+    },
+    "mean over the image": {
+        "ReduceMean": "b = ReduceMean <axes = [2, 3]> (a)",
+        "GlobalAveragePool": "b = GlobalAveragePool (a)",
+    },
+    "mean over the image, outside the layout": {
+        "ReduceMean": "c = Elu (a) b = ReduceMean <axes = [2, 3]> (c)",
+        "GlobalAveragePool": "c = Elu (a) b = GlobalAveragePool (c)",
+    },
+    "nearest enlargement": {
+        "Reshape-Expand-Reshape": "c = Reshape (a, open) d = Expand (c, twice)"
+        " b = Reshape (d, close)",
+        "Resize": 'b = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", '
+        'nearest_mode = "floor"> (a, , doubling)',
+    },
     "squeeze-and-excite gate": {
         "broadcast Mul": f"{_GATE} b = Mul (a, g)",
         "gate resized to the image": f'{_GATE} h = Resize <mode = "nearest", '
@@ -54,7 +115,8 @@ def write(body: str, shape: tuple[int, int, int], path: Path, seed: int) -> Path
     opset = 24 if "Swish (a)" in body and "Hard" not in body else 14
     size = f"1, {channels}, {height}, {width}"
     model = onnx.parser.parse_model(
-        f"""<ir_version: 10, opset_import: ["" : {opset}]> g (float[{size}] x) => (float[{size}] y)
+        f"""<ir_version: 10, opset_import: ["" : {opset}]>
+        g (float[{size}] x) => (float[1, {channels}, P, Q] y)
         {{ a = Conv (x, w) {body} y = Conv <group = {channels}, pads = [1, 1, 1, 1]> (b, d3) }}"""
     )
     rng = np.random.default_rng(seed)
@@ -64,17 +126,31 @@ def write(body: str, shape: tuple[int, int, int], path: Path, seed: int) -> Path
         "squeeze": rng.normal(size=(channels // 4, channels, 1, 1)) / channels**0.5,
         "expand": rng.normal(size=(channels, channels // 4, 1, 1)) / channels**0.5,
         "ones": np.ones(channels),
+        "zeros": np.zeros(channels),
+        "slopes": np.linspace(-0.5, 1, channels).reshape(-1, 1, 1),
         "scales": np.array([1, 1, height, width]),
+        "doubling": np.array([1, 1, 2, 2]),
         "zero": np.array(0.0),
         "half": np.array(0.5),
+        "one": np.array(1.0),
+        "two": np.array(2.0),
+        "forty": np.array(40.0),
         "three": np.array(3.0),
         "six": np.array(6.0),
     }
+    integers = {
+        "merged": [0, 0, -1],
+        "channel": [1],
+        "open": [1, channels, height, 1, width, 1],
+        "twice": [1, 1, 1, 2, 1, 2],
+        "close": [1, channels, 2 * height, 2 * width],
+    }
+    arrays: dict[str, NDArray[Any]] = {name: a.astype(np.float32) for name, a in weights.items()}
+    arrays |= {name: np.array(numbers) for name, numbers in integers.items()}
     used = {name for node in model.graph.node for name in node.input}
-    for name, array in weights.items():
+    for name, array in arrays.items():
         if name in used:
-            tensor = onnx.numpy_helper.from_array(array.astype(np.float32), name)
-            model.graph.initializer.append(tensor)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     onnx.save(model, path)
     return path
 
@@ -84,10 +160,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare spellings of one block.")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--block", choices=BLOCKS, nargs="*", default=list(BLOCKS))
     arguments = parser.parse_args()
     print("| block | shape | spelling | ms | speedup (95 %) |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for block, spellings in BLOCKS.items():
+        for block in arguments.block:
+            spellings = BLOCKS[block]
             for shape in SHAPES:
                 models = {
                     name: write(body, shape, Path(folder, f"{i}.onnx"), arguments.seed)
