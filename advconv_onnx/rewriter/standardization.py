@@ -13,6 +13,8 @@ from advconv_onnx.rewriter.walk import maker, operands, producer, shifted
 
 Nodes = tuple[ir.Node, ...]
 
+_MEANS = ("ReduceMean", "GlobalAveragePool")
+
 
 @dataclasses.dataclass(frozen=True)
 class Standardized:
@@ -41,13 +43,13 @@ def standardized(root: ir.Node) -> Standardized:
     """
     deviation, root_mean_square, inverse = _quotient(root)
     shift, epsilon, add = shifted(root_mean_square.inputs[0], root.graph)
-    variance = producer(shift, "ReduceMean", graph=root.graph)
+    variance = producer(shift, *_MEANS, graph=root.graph)
     square = producer(variance.inputs[0], "Pow", "Mul", graph=root.graph)
     if square.inputs[0] is not deviation or not _is_square(square):
         raise NoSite
     subtraction = producer(deviation, "Sub", graph=root.graph)
     x = subtraction.inputs[0]
-    mean = producer(subtraction.inputs[1], "ReduceMean", graph=root.graph)
+    mean = producer(subtraction.inputs[1], *_MEANS, graph=root.graph)
     if x is None or mean.inputs[0] is not x:
         raise NoSite
     rank = rank_of(x)
@@ -80,6 +82,8 @@ def _is_square(node: ir.Node) -> bool:
 
 
 def _axes(mean: ir.Node, rank: int) -> tuple[int, ...]:
+    if mean.op_type == "GlobalAveragePool":
+        return tuple(range(2, rank))
     if not mean.attributes.get_int("keepdims", 1):
         raise NoSite
     return tuple(sorted(given_axes(mean, 1, rank) or ()))

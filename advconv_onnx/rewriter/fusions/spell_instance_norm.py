@@ -82,6 +82,7 @@ EXAMPLES = (
         _POWER.replace("(x, s)", " <axes = [2, 3]> (x)").replace("(p, s)", " <axes = [3, 2]> (p)"),
         opset=9,
     ),
+    _model(_POWER.replace("ReduceMean(x, s)", "GlobalAveragePool(x)")),
 )
 
 NEAR_MISSES = (
