@@ -47,7 +47,6 @@ _PACKAGES = (
     ("onnx", "reading and checking models", "pip install advconv-onnx"),
     ("onnx-ir", "graphs in memory", "pip install advconv-onnx"),
     ("onnxscript", "rewriting graphs", "pip install advconv-onnx"),
-    ("onnxsim", "simplifying graphs", "pip install advconv-onnx"),
     ("safetensors", "trained weights", "pip install advconv-onnx"),
     ("torch", "advconv export", "pip install 'advconv-onnx[torch]'"),
     ("matplotlib", "advconv inspect --card", "pip install 'advconv-onnx[report]'"),

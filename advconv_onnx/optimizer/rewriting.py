@@ -19,9 +19,6 @@ from advconv_onnx.rewriter.fusions import all_rules
 from advconv_onnx.rewriter.rule import Rule
 from advconv_onnx.runtime.validate import validate
 
-_ONNXSIM_SECONDS = 300.0
-"""Time onnxsim gets when the user sets no limit: it needs seconds for models of this field."""
-
 _MOST_CULPRITS = 5
 """Sites found guilty one after another before a model's fusions are given up altogether."""
 
@@ -75,7 +72,7 @@ class Rewriting:
         self._options = options
         self._announce = announce
         self._given_up: dict[str, Rewrite] = {}
-        self._bases = self._prepare()
+        self._base = self._prepare()
 
     def candidate(self, without: Collection[str] = ()) -> Candidate:
         """The model with all rewrites made, except those of the rules named in ``without``.
@@ -129,15 +126,10 @@ class Rewriting:
         reason = f"{listed} initializers are no longer graph inputs, so they are constants"
         return (Rewrite("unlist_initializers", (), "applied", reason),) if listed else ()
 
-    def _prepare(self) -> list[_Base]:
-        """The original, and the model after each general pass that was not given up."""
-        bases = [_Base(self._original, self._unlisted_initializers())]
-        for name, change in (
-            ("fold_constants", self._fold_constants),
-            ("onnxsim", self._run_onnxsim),
-        ):
-            bases.append(self._step(bases[-1], name, change))
-        return bases
+    def _prepare(self) -> _Base:
+        """The original with its constants folded, unless that was given up."""
+        base = _Base(self._original, self._unlisted_initializers())
+        return self._step(base, "fold_constants", self._fold_constants)
 
     def _step(self, base: _Base, name: str, change: Callable[[ir.Model], ir.Model]) -> _Base:
         if name in self._given_up:
@@ -151,21 +143,15 @@ class Rewriting:
             raise CheckError(growth)
 
     def _fold_constants(self, model: ir.Model) -> ir.Model:
-        return simplify.fold_constants(simplify.settle(model), self._largest_folded // 8)
-
-    def _run_onnxsim(self, model: ir.Model) -> ir.Model:
-        seconds = self._options.time_limit or _ONNXSIM_SECONDS
-        return simplify.settle(
-            simplify.simplify_apart(
-                model, seconds, self._options.memory_limit, self._largest_folded
-            )
-        )
-
-    @property
-    def _largest_folded(self) -> int:
-        """Bytes a folded constant may have."""
-        growth = files.weight_bytes(self._original) * max(self._options.max_growth - 1, 0)
-        return int(max(growth, _SMALL_GROWTH)) // _FOLDED_PART
+        """Fold all, or only small constants where the large ones would make the file grow."""
+        settled = simplify.settle(model)
+        before = files.weight_bytes(settled)
+        growth = before * max(self._options.max_growth - 1, 0)
+        small = int(max(growth, _SMALL_GROWTH)) // _FOLDED_PART
+        folded = simplify.fold_constants(settled.clone(), before)
+        if files.weight_bytes(folded) <= before + small:
+            return folded
+        return simplify.fold_constants(settled, small // 8)
 
     def _fuse(self, rules: Collection[Rule[Any]], banned: Collection[Site]) -> tuple[_Base, Fusing]:
         """Fuse, in a newer opset if sites wait for one and are then rewritten.
@@ -173,7 +159,7 @@ class Rewriting:
         Returns:
             The base that was fused, and the result.
         """
-        base, seed = self._bases[-1], self._options.seed
+        base, seed = self._base, self._options.seed
         fusing = None
         wanted = fuse(base.model, rules, seed=seed, limit=0).wanted_opset
         if not wanted:
@@ -193,13 +179,13 @@ class Rewriting:
 
     def _give_up_guilty_pass(self, base: _Base, reason: str) -> bool:
         """Find the pass over the whole model that makes it differ, and leave it out from now on."""
-        for step in (*self._bases[1:], base):
+        for step in dict.fromkeys((self._base, base)):
             record = step.records[-1]
             if record.status == "applied" and not self._validate(step.model).passed:
                 self._given_up[record.rule] = dataclasses.replace(
                     record, status="inaccurate", reason=reason
                 )
-                self._bases = self._prepare()
+                self._base = self._prepare()
                 return True
         return False
 

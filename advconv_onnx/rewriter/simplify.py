@@ -1,19 +1,11 @@
-"""General clean-up with other people's passes: onnx-ir, onnxscript and onnxsim.
+"""General clean-up with onnx-ir's and onnxscript's passes, and ours where they leave bodies alone.
 
-onnxsim runs C++ on whatever the file holds, so it gets a process of its own (this module run as a
-script) that can be killed and whose memory is bounded. Nothing here is trusted: the optimizer
-verifies the result of each step.
+Nothing here is trusted: the optimizer validates what comes out, and gives up a step that fails.
 """
 
 from __future__ import annotations
 
-import os
-import resource
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import onnx
 import onnx_ir as ir
@@ -22,7 +14,7 @@ from onnxscript import optimizer as onnxscript_optimizer
 from onnxscript.version_converter import ConvertVersionPass
 
 from advconv_onnx import model as files
-from advconv_onnx.errors import CheckError, InputError, MissingDependencyError
+from advconv_onnx.errors import CheckError
 from advconv_onnx.quiet import quiet
 from advconv_onnx.rewriter.drop_loop_state import DropLoopState
 from advconv_onnx.rewriter.hoist_invariants import HoistInvariants
@@ -30,29 +22,11 @@ from advconv_onnx.rewriter.inline_functions import InlineFunctions
 from advconv_onnx.rewriter.inline_loops import InlineLoops
 from advconv_onnx.rewriter.merge_repeated import MergeRepeated
 from advconv_onnx.rewriter.notes import hand_on
-from advconv_onnx.rewriter.repeatable import RANDOM
-
-_OURS = (
-    "eliminate_common_subexpression",
-    "fuse_add_bias_into_conv",
-    "fuse_bn_into_conv",
-    "fuse_gelu",
-    "fuse_matmul_into_conv",
-    "fuse_mul_into_conv",
-    "fuse_pad_into_conv",
-    "fuse_preceding_mul_into_conv",
-    "fuse_reduce_sum_into_conv",
-)
-"""Passes of onnxsim that are left to ours, which prove what they do: it takes a constant of shape
-(W,) for one per channel where W equals the channels, trains BatchNormalization away, and merges
-operators of which it cannot know whether they draw random numbers."""
 
 _FOLDINGS = 8
 """Rounds of constant folding at most; trained models need up to three."""
 
 _ANY_SIZE = 1 << 62
-
-_PACKAGE_ROOT = str(Path(__file__).parents[2])
 
 
 def tidy(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
@@ -98,9 +72,9 @@ def settle(model: ir.Model) -> ir.Model:
 
 
 def clean(model: ir.Model) -> None:
-    """Take away what rewriting leaves behind, in place: identities, unused nodes, disorder."""
+    """Tidy what rewriting leaves behind, in place: identities, repetitions, unused nodes."""
     with quiet("onnx_ir.passes.common"):
-        for step in (EliminateIdentities(), _REMOVE_UNUSED, _SORT):
+        for step in _CLEANING:
             step(model)
 
 
@@ -161,15 +135,18 @@ class FixNames(ir.passes.InPlacePass):
         return result
 
 
+_DEDUPLICATE = ir_passes.DeduplicateInitializersPass()
 _REMOVE_UNUSED = ir_passes.RemoveUnusedNodesPass()
 _SORT = ir_passes.TopologicalSortPass()
+
+_CLEANING = (EliminateIdentities(), _SORT, _DEDUPLICATE, MergeRepeated(), _REMOVE_UNUSED)
 
 _TIDYING = (
     InlineFunctions(),
     ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     InlineLoops(),
     EliminateIdentities(),
-    ir_passes.DeduplicateInitializersPass(),
+    _DEDUPLICATE,
     DropLoopState(),
     HoistInvariants(),
     MergeRepeated(),
@@ -227,107 +204,3 @@ def raise_opset(model: ir.Model, target: int) -> ir.Model:
     newest = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
     result.ir_version = max(result.ir_version, newest)
     return result
-
-
-def simplify_apart(
-    model: ir.Model, timeout: float, memory_limit: float | None, largest: int
-) -> ir.Model:
-    """Run onnxsim in a process of its own, without the fusions that are ours.
-
-    Args:
-        model: stays as it is.
-        timeout: seconds after which the process is killed.
-        memory_limit: GiB of address space it may use, None for no limit.
-        largest: bytes a folded constant may have.
-
-    Raises:
-        CheckError: it failed, was killed, removed nothing, wrote something that does not load, or
-            must not be run because the model draws random numbers: it merges independent draws.
-        MissingDependencyError: onnxsim is not installed.
-    """
-    drawing = sorted({n.op_type for _, graph in files.graphs(model) for n in graph} & RANDOM)
-    if drawing:
-        raise CheckError(f"onnxsim would merge independent draws of {', '.join(drawing)}")
-    if any(isinstance(value.type, ir.OptionalType) for value in model.graph.inputs):
-        raise CheckError("onnxsim hangs on optional inputs")
-    with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
-        source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
-        files.save(model, source)
-        limit = str(int((memory_limit or 0) * 2**30))
-        # -P: a file in the current directory must not shadow a module.
-        command = [sys.executable, "-P", "-m", __name__]
-        command += [str(source), str(target), limit, str(largest)]
-        path = os.pathsep.join(filter(None, [_PACKAGE_ROOT, os.environ.get("PYTHONPATH")]))
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-                env={**os.environ, "PYTHONPATH": path},
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CheckError(f"onnxsim took longer than {timeout:.0f} s and was stopped") from error
-        if done.returncode == MissingDependencyError.exit_status:
-            raise MissingDependencyError("onnxsim is not installed; pip install onnxsim")
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise CheckError(f"onnxsim ended with status {done.returncode}: {last[:200]}")
-        try:
-            result = files.load(target)
-        except InputError as error:
-            raise CheckError(f"onnxsim wrote no model that loads: {error}") from error
-    if files.count_nodes(result) >= files.count_nodes(model):
-        raise CheckError("onnxsim removes no node")
-    _restore_metadata(model, result)
-    return result
-
-
-def _restore_metadata(model: ir.Model, result: ir.Model) -> None:
-    """Give back what is noted on the model, the graph and on named nodes and values, no more."""
-    result.metadata_props.clear()  # onnxsim tells its own story there
-    result.metadata_props.update(model.metadata_props)
-    result.doc_string = model.doc_string
-    result.graph.metadata_props.update(model.graph.metadata_props)
-    nodes = {(node.name, node.op_type): node for graph in model.graphs() for node in graph}
-    values = {value.name: value for graph in model.graphs() for value in _values(graph)}
-    for graph in result.graphs():
-        for node in graph:
-            old = nodes.get((node.name, node.op_type))
-            if old is not None:
-                hand_on(old, node)
-        for value in _values(graph):
-            if value.name in values:
-                hand_on(values[value.name], value)
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in graph:
-        yield from node.outputs
-
-
-def _run_onnxsim(source: str, target: str, memory_limit: int, largest: int) -> int:
-    # It imports torch where it finds it, for functions not used here: three more seconds.
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        import onnxsim  # noqa: PLC0415 - only this process needs it, and it takes a second
-    except ImportError:
-        return MissingDependencyError.exit_status
-    if memory_limit:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
-    simplified, _ = onnxsim.simplify(
-        source,
-        check_n=0,
-        skipped_optimizers=list(_OURS),
-        include_subgraph=True,
-        tensor_size_threshold=f"{largest}B",
-    )
-    ir.save(ir.from_proto(simplified), target, format="protobuf")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_run_onnxsim(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

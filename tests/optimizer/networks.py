@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-from advconv_onnx.errors import CheckError
-from advconv_onnx.rewriter import simplify
 
 STATISTICS = ("scale", "beta", "mean", "variance")
 
@@ -66,15 +61,6 @@ def paddle_block(path: Path, *, opset: int = 12, seed: int = 0, listed: bool = F
     imports = [helper.make_opsetid("", opset)]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=7), path)
     return path
-
-
-def leave_out_onnxsim(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the stage refused at once."""
-
-    def refuse(*_: Any) -> ir.Model:
-        raise CheckError("left out in this test")
-
-    monkeypatch.setattr(simplify, "simplify_apart", refuse)
 
 
 def operators(model: ir.Model) -> list[str]:

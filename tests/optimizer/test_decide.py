@@ -13,12 +13,11 @@ from advconv_onnx.optimizer.decide import Trial, decide
 from advconv_onnx.optimizer.options import Options
 from advconv_onnx.optimizer.rewriting import Candidate, Rewriting
 from advconv_onnx.records import Latency, Measurement, Ratio, Timing
-from tests.optimizer.networks import leave_out_onnxsim, operators, paddle_block
+from tests.optimizer.networks import operators, paddle_block
 
 
 @pytest.fixture
-def rewriting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rewriting:
-    leave_out_onnxsim(monkeypatch)
+def rewriting(tmp_path: Path) -> Rewriting:
     original = files.load(paddle_block(tmp_path / "m.onnx"))
     return Rewriting(original, Options(), lambda stage: None)
 

@@ -9,7 +9,6 @@ import onnx_ir as ir
 import pytest
 
 from advconv_onnx import model as files
-from advconv_onnx.errors import CheckError
 from advconv_onnx.optimizer import rewriting as module
 from advconv_onnx.optimizer.options import Options
 from advconv_onnx.optimizer.prove import Disproved, Prover
@@ -19,13 +18,7 @@ from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.fusions import all_rules
 from advconv_onnx.rewriter.proposal import Proposal
 from advconv_onnx.rewriter.rule import Rule, Site
-from tests.optimizer.networks import leave_out_onnxsim, operators, paddle_block
-
-
-@pytest.fixture(autouse=True)
-def _without_onnxsim(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Save its second per test; test_simplify and test_pipeline run it."""
-    leave_out_onnxsim(monkeypatch)
+from tests.optimizer.networks import operators, paddle_block
 
 
 def rewriting(path: Path, **options: Any) -> Rewriting:
@@ -69,31 +62,45 @@ def test_a_rule_can_be_left_out(tmp_path: Path) -> None:
     assert "BatchNormalization" not in operators(candidate.model)
 
 
-def test_a_wrong_result_of_onnxsim_is_not_kept(
+def wrong(model: ir.Model, *_: Any) -> ir.Model:
+    """The model with one weight changed."""
+    copy = model.clone(deep_copy=True)
+    weight = copy.graph.initializers["w2"]
+    assert weight.const_value is not None
+    weight.const_value = ir.tensor(weight.const_value.numpy() * 1.01, name="w2")
+    return copy
+
+
+def test_a_wrong_pass_over_the_whole_model_is_found_and_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(model: ir.Model, *_: Any) -> ir.Model:
-        copy = model.clone(deep_copy=True)
-        weight = copy.graph.initializers["w2"]
-        assert weight.const_value is not None
-        weight.const_value = ir.tensor(weight.const_value.numpy() * 1.01, name="w2")
-        return copy
-
-    monkeypatch.setattr(simplify, "simplify_apart", wrong)
+    monkeypatch.setattr(simplify, "fold_constants", wrong)
     candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
-    assert by_rule(candidate)["onnxsim"] == "inaccurate"
+    assert by_rule(candidate)["fold_constants"] == "inaccurate"
+    assert by_rule(candidate)["fold_batchnorm"] == "applied"
     assert candidate.validation.max_relative < 1e-5
 
 
-def test_a_crash_of_onnxsim_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def crash(*_: Any) -> ir.Model:
-        raise CheckError("onnxsim ended with status -11: no message")
-
-    monkeypatch.setattr(simplify, "simplify_apart", crash)
+def test_a_wrong_conversion_is_found_and_the_model_stays_in_its_opset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert = simplify.raise_opset
+    monkeypatch.setattr(simplify, "raise_opset", lambda *given: wrong(convert(*given)))
     candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
-    record = next(r for r in candidate.rewrites if r.rule == "onnxsim")
-    assert record.status == "refused"
-    assert "status -11" in record.reason
+    assert by_rule(candidate)["raise_opset"] == "inaccurate"
+    assert files.opset(candidate.model) == 12
+    assert by_rule(candidate)["fold_batchnorm"] == "applied"
+    assert candidate.validation.max_relative < 1e-5
+
+
+def test_a_pass_that_raises_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: Any) -> ir.Model:
+        raise RuntimeError("C++ says\nno")
+
+    monkeypatch.setattr(simplify, "fold_constants", crash)
+    candidate = rewriting(paddle_block(tmp_path / "m.onnx")).candidate()
+    record = next(r for r in candidate.rewrites if r.rule == "fold_constants")
+    assert (record.status, record.reason) == ("refused", "C++ says no")
     assert operators(candidate.model) == ["Conv", "HardSwish", "Conv"]
 
 
