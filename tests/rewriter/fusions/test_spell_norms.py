@@ -34,16 +34,24 @@ def examples(modules: Any) -> list[Any]:
 def test_another_epsilon_is_disproved(module: Any, text: str) -> None:
     def find(self: Any, root: Any, opset: int) -> Site[Any]:
         site = module.RULE.find(root, opset)
-        x, sizes, epsilon = site.plan
-        return dataclasses.replace(site, plan=(x, sizes, 2 * epsilon + 0.1))
+        x, sizes, epsilon, *others = site.plan
+        return dataclasses.replace(site, plan=(x, sizes, 2 * epsilon + 0.1, *others))
 
     assert_disproved(mutate(type(module.RULE), find=find), text)
+
+
+def test_channels_that_stay_behind_are_disproved() -> None:
+    def rewrite(self: Any, op: Any, plan: Any) -> Any:
+        return spell_layer_norm.RULE.rewrite(op, (*plan[:3], False))
+
+    mutant = mutate(type(spell_layer_norm.RULE), rewrite=rewrite)
+    assert_disproved(mutant, spell_layer_norm.EXAMPLES[6].replace("4, H, W", "4, H, 4"))
 
 
 @pytest.mark.parametrize("text", spell_layer_norm.EXAMPLES)
 def test_another_axis_is_disproved(text: str) -> None:
     def rewrite(self: Any, op: Any, plan: Any) -> Any:
-        x, sizes, epsilon = plan
+        x, sizes, epsilon, _ = plan
         ones = op.initializer(np.ones(1, np.float32), "scale")
         return op.LayerNormalization(x, ones, axis=-len(sizes) - 1, epsilon=epsilon)
 
