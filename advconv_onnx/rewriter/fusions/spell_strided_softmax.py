@@ -10,12 +10,16 @@ behind it, or all of them have size 1, and before opset 13, where Softmax runs o
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.layout import sizes_of
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.softmax import (
+    ONE_AXIS,
+    has_axes_to_merge,
+    softmax_before_merged_axes,
+)
 
 Plan = tuple[ir.Value, str, int]
 
@@ -29,7 +33,7 @@ class SpellStridedSoftmax(Rule[Plan]):
 
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
         x = root.inputs[0]
-        if x is None or opset < 13 or _is_before_log(root):
+        if x is None or opset < ONE_AXIS or _is_before_log(root):
             raise NoSite
         axis = root.attributes.get_int("axis", -1)
         if x.shape is None:
@@ -37,17 +41,13 @@ class SpellStridedSoftmax(Rule[Plan]):
                 raise NoSite
             raise Refused(f"the rank of '{x.name}' is unknown")
         axis %= len(x.shape)
-        behind = sizes_of(x)[axis + 1 :]
-        if len(behind) < 2 or all(size == 1 for size in behind):
+        if not has_axes_to_merge(sizes_of(x), axis):
             raise NoSite
         return Site((root,), (x, root.op_type, axis))
 
     def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
         x, op_type, axis = plan
-        merged = op.Reshape(x, op.initializer(np.array([0] * (axis + 1) + [-1]), "merged"))
-        y = op.node(op_type, [merged], {"axis": axis}).outputs[0]
-        # Where the shape is fixed, ONNX Runtime computes it when the model is loaded.
-        return op.Reshape(y, op.Shape(x))
+        return softmax_before_merged_axes(op, op_type, x, axis)
 
 
 def _is_before_log(root: ir.Node) -> bool:

@@ -8,11 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advconv_onnx.rewriter.fusions import spell_log_softmax, spell_softmax, spell_strided_softmax
+from advconv_onnx.rewriter.fusions import (
+    spell_log_softmax,
+    spell_softmax,
+    spell_strided_softmax,
+    spell_transposed_softmax,
+)
 from advconv_onnx.rewriter.fusions.spell_log_softmax import SpellLogSoftmax
 from advconv_onnx.rewriter.fusions.spell_softmax import SpellSoftmax
 from advconv_onnx.rewriter.fusions.spell_strided_softmax import SpellStridedSoftmax
-from advconv_onnx.rewriter.rule import Site
+from advconv_onnx.rewriter.fusions.spell_transposed_softmax import SpellTransposedSoftmax
+from advconv_onnx.rewriter.rule import NoSite, Site
 from tests.rewriter.fusions.disproving import assert_disproved, mutate
 
 
@@ -98,4 +104,31 @@ def test_what_is_nearly_a_softmax_is_disproved(nodes: str) -> None:
         mutate(SpellSoftmax, find=find),
         f"""<ir_version: 8, opset_import: ["" : 18]> g (float[N, 4, S] x) => (float[] z)
         <int64[1] last = {{-1}}, int64[1] one = {{1}}> {{ {nodes} }}""",
+    )
+
+
+@pytest.mark.parametrize("example", range(len(spell_transposed_softmax.EXAMPLES)))
+def test_the_axis_after_the_transpose_is_another_one(example: int) -> None:
+    real = SpellTransposedSoftmax()
+
+    def find(self: Any, root: Any, opset: int) -> Site[Any]:
+        site = real.find(root, opset)
+        x, op_type, axis = site.plan
+        return dataclasses.replace(site, plan=(x, op_type, axis - 1))
+
+    assert_disproved(
+        mutate(SpellTransposedSoftmax, find=find), spell_transposed_softmax.EXAMPLES[example]
+    )
+
+
+@pytest.mark.parametrize("near_miss", [0, 1, 3])
+def test_transposes_that_do_not_cancel_and_old_axes_are_disproved(near_miss: int) -> None:
+    def find(self: Any, root: Any, opset: int) -> Site[Any]:
+        if root is not root.graph[-1]:
+            raise NoSite
+        return Site(tuple(root.graph), (root.graph.inputs[0], "Softmax", 1))
+
+    assert_disproved(
+        mutate(SpellTransposedSoftmax, find=find),
+        spell_transposed_softmax.NEAR_MISSES[near_miss][0],
     )
