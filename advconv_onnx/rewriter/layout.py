@@ -114,7 +114,7 @@ def reshape(node: ir.Node, sizes: Sizes) -> Sizes:
     return tuple(size for axis, size in enumerate(sizes) if axis not in removed)
 
 
-def resolve(target: Sequence[int], sizes: Sizes, keeps_zero: bool = False) -> Sizes:
+def resolve(target: Sequence[Size], sizes: Sizes, keeps_zero: bool = False) -> Sizes:
     """The sizes that a Reshape to ``target`` makes of ``sizes``.
 
     >>> resolve([0, -1, 4], ("N", 2, 6))
