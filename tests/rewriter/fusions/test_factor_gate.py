@@ -41,6 +41,7 @@ WRONG: dict[str, Build] = {
     "gate without x": lambda op, x, g: op.Mul(x, g),
     "gate minus one": lambda op, x, g: op.Mul(x, op.Sub(g, number(op, 1))),
     "gate plus nearly one": lambda op, x, g: op.Mul(x, op.Add(g, number(op, 1.001))),
+    "gate of the whole batch": lambda op, x, g: right(op, x, op.ReduceMean(g, axes=[0])),
     "x plus one": lambda op, x, g: op.Mul(g, op.Add(x, number(op, 1))),
 }
 
