@@ -24,6 +24,12 @@ from advconv_onnx.runtime.timing import measure
 _GATE = """p = GlobalAveragePool (a) q = Conv (p, squeeze) r = Relu (q) s = Conv (r, expand)
     g = HardSigmoid (s)"""
 
+_SPLIT = "value_ints = [1, 2, 2, {quarter}, {height}, {width}]"
+_LARGE = "value_ints = [1, {quarter}, {twice_height}, {twice_width}]"
+_APART = "value_ints = [1, {quarter}, {height}, 2, {width}, 2]"
+_WHOLE = "value_ints = [1, {channels}, {height}, {width}]"
+_GROUPS = "value_ints = [1, 4, {quarter}, {height}, {width}]"
+
 BLOCKS: Mapping[str, Mapping[str, str]] = {
     "SiLU": {
         "Mul-Sigmoid": "g = Sigmoid (a) b = Mul (a, g)",
@@ -104,6 +110,19 @@ BLOCKS: Mapping[str, Mapping[str, str]] = {
         'coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (g, , scales)'
         " b = Mul (a, h)",
     },
+    "pixel shuffle and its inverse": {
+        "Reshape-Transpose-Reshape": f"s = Constant <{_SPLIT}> () t = Constant <{_LARGE}> ()"
+        f" u = Constant <{_APART}> () v = Constant <{_WHOLE}> () c = Reshape (a, s)"
+        " d = Transpose <perm = [0, 3, 4, 1, 5, 2]> (c) e = Reshape (d, t) f = Reshape (e, u)"
+        " g = Transpose <perm = [0, 3, 5, 1, 2, 4]> (f) b = Reshape (g, v)",
+        "DepthToSpace-SpaceToDepth": "c = DepthToSpace <blocksize = 2> (a)"
+        " b = SpaceToDepth <blocksize = 2> (c)",
+    },
+    "channel shuffle": {
+        "Reshape-Transpose-Reshape": f"s = Constant <{_GROUPS}> () t = Constant <{_WHOLE}> ()"
+        " c = Reshape (a, s) d = Transpose <perm = [0, 2, 1, 3, 4]> (c) b = Reshape (d, t)",
+        "Gather": "s = Constant <value_ints = {shuffled}> () b = Gather <axis = 1> (a, s)",
+    },
 }
 
 SHAPES = ((32, 160, 160), (96, 160, 160), (480, 6, 80), (200, 2, 96))
@@ -114,10 +133,19 @@ def write(body: str, shape: tuple[int, int, int], path: Path, seed: int) -> Path
     channels, height, width = shape
     opset = 24 if "Swish (a)" in body and "Hard" not in body else 14
     size = f"1, {channels}, {height}, {width}"
+    nodes = body.format(
+        channels=channels,
+        height=height,
+        width=width,
+        quarter=channels // 4,
+        twice_height=2 * height,
+        twice_width=2 * width,
+        shuffled=np.arange(channels).reshape(4, -1).T.reshape(-1).tolist(),
+    )
     model = onnx.parser.parse_model(
         f"""<ir_version: 10, opset_import: ["" : {opset}]>
         g (float[{size}] x) => (float[1, {channels}, P, Q] y)
-        {{ a = Conv (x, w) {body} y = Conv <group = {channels}, pads = [1, 1, 1, 1]> (b, d3) }}"""
+        {{ a = Conv (x, w) {nodes} y = Conv <group = {channels}, pads = [1, 1, 1, 1]> (b, d3) }}"""
     )
     rng = np.random.default_rng(seed)
     weights = {
