@@ -153,7 +153,12 @@ def _inlined_copy(model: ir.Model) -> ir.Model:
 
 
 def _settle_shapes(model: ir.Model) -> None:
-    """Infer shapes through what the model computes about shapes: small constants only."""
+    """Infer shapes, if need be through what the model computes about shapes: small constants."""
+    if not _has_unknown_size(model):
+        return
+    model_files.infer_shapes(model)
+    if not _has_unknown_size(model):
+        return
     # It reports each operator it leaves alone as a warning; here that is no event.
     with quiet("onnxscript.optimizer._constant_folding"):
         fold_constants(
@@ -165,6 +170,16 @@ def _settle_shapes(model: ir.Model) -> None:
             should_fold=lambda node: True if node.op_type == "ConstantOfShape" else None,
         )
     model_files.infer_shapes(model)
+
+
+def _has_unknown_size(model: ir.Model) -> bool:
+    """Whether a size is neither a number nor one that an input names."""
+    given = {dim for value in model.graph.inputs for dim in value.shape or ()}
+    shapes = (v.shape for _, graph in model_files.graphs(model) for n in graph for v in n.outputs)
+    return any(
+        shape is None or any(not isinstance(dim, int) and dim not in given for dim in shape)
+        for shape in shapes
+    )
 
 
 # Rows

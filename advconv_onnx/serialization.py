@@ -6,7 +6,6 @@ besides the model's own. Here one weight at a time becomes a message. The bytes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import IO, TypeVar
 
 import numpy as np
@@ -16,6 +15,9 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 _LENGTH_DELIMITED = 2
 """Wire type of messages inside messages."""
+
+_KEPT = 1 << 12
+"""Bytes of a message that is kept rather than made twice, once for its size."""
 
 _GRAPH = ModelProto.GRAPH_FIELD_NUMBER
 _INITIALIZER = GraphProto.INITIALIZER_FIELD_NUMBER
@@ -33,14 +35,18 @@ def write(model: ir.Model, file: IO[bytes]) -> None:
     skeleton = _without_weights(model)
     model_head, model_tail = _split(skeleton, _GRAPH)
     graph_head, graph_tail = _split(skeleton.graph, _INITIALIZER)
-    sizes = [message.ByteSize() for message in _weights(model)]
+    weights = [
+        value for value in model.graph.initializers.values() if value.const_value is not None
+    ]
+    pieces = [_piece(value) for value in weights]
+    sizes = [piece if isinstance(piece, int) else len(piece) for piece in pieces]
     framed = sum(len(_frame(_INITIALIZER, size)) + size for size in sizes)
     file.write(model_head)
     file.write(_frame(_GRAPH, len(graph_head) + framed + len(graph_tail)))
     file.write(graph_head)
-    for size, message in zip(sizes, _weights(model), strict=True):
+    for value, piece, size in zip(weights, pieces, sizes, strict=True):
         file.write(_frame(_INITIALIZER, size))
-        file.write(message.SerializeToString())
+        file.write(_message(value).SerializeToString() if isinstance(piece, int) else piece)
     file.write(graph_tail)
     file.write(model_tail)
 
@@ -61,13 +67,19 @@ def _without_weights(model: ir.Model) -> ModelProto:
     return skeleton
 
 
-def _weights(model: ir.Model) -> Iterator[TensorProto]:
-    """The messages of the main graph's initializers, one at a time."""
-    for name, value in model.graph.initializers.items():
-        if value.const_value is not None:
-            message = ir.to_proto(value.const_value)
-            message.name = name
-            yield message
+def _piece(value: ir.Value) -> bytes | int:
+    """A small weight's bytes, only the size of a large one."""
+    message = _message(value)
+    size = message.ByteSize()
+    return message.SerializeToString() if size < _KEPT else size
+
+
+def _message(value: ir.Value) -> TensorProto:
+    """The message of an initializer."""
+    assert value.const_value is not None
+    message: TensorProto = ir.to_proto(value.const_value)
+    message.name = value.name or ""
+    return message
 
 
 def _split(message: Message, number: int) -> tuple[bytes, bytes]:
