@@ -8,8 +8,8 @@ and half_pixel_symmetric or pytorch_half_pixel for half_pixel. For an integer sc
 maps output o = q s + r to (o + 1/2) / s - 1/2 = q + (2 r + 1 - s) / (2 s), a fraction strictly
 within (-1/2, 1/2), so that both roundings give q = floor(o / s). pytorch_half_pixel differs from it
 only for an output of one pixel; with a scale of at least 2 there is none. ``sizes`` that are an
-integer multiple of a known input size become ``scales``. Refused otherwise: fractional scales,
-shrinking, scaled batch or channels, a region of interest, antialiasing, and cubic.
+integer multiple of a known input size, or the input's own, become ``scales``. Refused otherwise:
+fractional scales, shrinking, scaled batch or channels, a region of interest, antialiasing, cubic.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
+from advconv_onnx.rewriter.layout import sizes_of
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.shapes import Numbers, numbers_of
 from advconv_onnx.rewriter.walk import input_of
 
 _FLOOR = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -47,7 +49,7 @@ class SpellResize(Rule[Plan]):
         if x is None:
             raise NoSite
         mode, attributes = _spelling(root)
-        scales = _scales(root)
+        scales, nodes = _scales(root)
         if any(scale != 1 for scale in scales[:2]) or len(scales) < 3:
             raise Refused("it scales batch or channels")
         wanted = _canonical(mode, attributes, max(scales))
@@ -56,12 +58,15 @@ class SpellResize(Rule[Plan]):
         moved = mode == "linear" and wanted != attributes
         if moved and any(scale < 2 for scale in scales[2:]):
             raise Refused("an output might have one pixel, where pytorch_half_pixel differs")
-        return Site((root,), (x, mode, wanted, scales))
+        return Site((*nodes, root), (x, mode, wanted, scales))
 
     def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
         x, mode, attributes, scales = plan
         given = op.initializer(np.array(scales, np.float32), "scales")
         return op.Resize(x, None, given, mode=mode, **attributes)
+
+    def keeps(self, node: ir.Node) -> bool:
+        return node.op_type != "Resize"  # The sizes may be read elsewhere.
 
 
 def _spelling(resize: ir.Node) -> tuple[str, dict[str, str]]:
@@ -100,30 +105,40 @@ def _canonical(mode: str, attributes: dict[str, str], largest: int) -> dict[str,
     raise Refused(f"{spelling} is no equal of a fast one")
 
 
-def _scales(resize: ir.Node) -> list[int]:
-    """Integer scales per axis, from ``scales`` or from ``sizes`` and a known input shape."""
+def _scales(resize: ir.Node) -> tuple[list[int], tuple[ir.Node, ...]]:
+    """Integer scales per axis, from ``scales`` or ``sizes``, and the nodes that compute these."""
     given, sizes = _given(resize, 2), _given(resize, 3)
+    nodes: tuple[ir.Node, ...] = ()
     if given is not None:
         scales = constant(given)
     elif sizes is not None:
-        scales = _from_sizes(constant(sizes), resize.inputs[0])
+        numbers = numbers_of(sizes, resize.graph)
+        scales, nodes = _from_sizes(numbers, resize.inputs[0]), numbers.nodes
     else:
         scales = None
     if scales is None:
-        raise Refused("the scales are not constant, nor known from constant sizes and input shape")
+        raise Refused("the scales are not constant, nor known from sizes and input shape")
     if (scales < 1).any() or (scales != np.round(scales)).any():
         raise Refused(f"the scales {scales.tolist()} are not all integer and at least 1")
-    return [int(scale) for scale in scales]
+    return [int(scale) for scale in scales], nodes
 
 
-def _from_sizes(sizes: np.ndarray | None, x: ir.Value | None) -> np.ndarray | None:
-    if sizes is None or x is None or x.shape is None or len(x.shape) != len(sizes):
+def _from_sizes(wanted: Numbers, x: ir.Value | None) -> np.ndarray | None:
+    """The quotients of sizes, 1 where a dynamic size is kept; None where one is not known."""
+    own = sizes_of(x)
+    read = [node.inputs[0] for node in wanted.nodes if node.op_type == "Shape"]
+    if len(own) != len(wanted.items) or any(value is not x for value in read):
         return None
-    known = [dim if isinstance(dim, int) else 0 for dim in x.shape]
-    # A dynamic dimension keeps its size in the usual exports, but that is not known to hold.
-    if 0 in known:
-        return None
-    return np.asarray(sizes / np.array(known))
+    scales = []
+    for size, kept in zip(wanted.items, own, strict=True):
+        if isinstance(size, int) and isinstance(kept, int) and kept:
+            scales.append(size / kept)
+        elif size is not None and size == kept:
+            scales.append(1.0)
+        else:
+            # A constant batch is mostly that of the input, but that is not known to hold.
+            return None
+    return np.array(scales)
 
 
 def _given(node: ir.Node, index: int) -> ir.Value | None:
@@ -137,13 +152,18 @@ RULE = SpellResize()
 
 
 def _model(
-    attributes: str, inputs: str = "x, , s", x: str = "float[N, 2, H, W] x", opset: int = 18
+    attributes: str,
+    inputs: str = "x, , s",
+    x: str = "float[N, 2, H, W] x",
+    opset: int = 18,
+    before: str = "",
 ) -> str:
     return f"""<ir_version: 8, opset_import: ["" : {opset}]>
     g ({x}) => (float[N, 2, P, Q] z)
     <float[4] s = {{1, 1, 2, 3}}, float[4] t = {{1, 1, 1.5, 2}}, int64[4] n = {{1, 2, 10, 21}},
-     float[0] e = {{}}, float[4] d = {{1, 1, 2, 2}}, float[4] o = {{1, 1, 1, 2}}>
-    {{ z = Resize <{attributes}> ({inputs}) }}"""
+     float[0] e = {{}}, float[4] d = {{1, 1, 2, 2}}, float[4] o = {{1, 1, 1, 2}},
+     int64[1] p = {{0}}, int64[1] q = {{2}}, int64[2] r = {{10, 21}}>
+    {{ {before} z = Resize <{attributes}> ({inputs}) }}"""
 
 
 EXAMPLES = (
@@ -151,6 +171,19 @@ EXAMPLES = (
     _model('mode = "nearest", nearest_mode = "round_prefer_floor"', "x, e, s"),
     _model('mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel"'),
     _model('mode = "linear"', "x, , , n", "float[1, 2, 5, 7] x"),
+    # A dynamic batch that is kept, as torch writes it.
+    _model(
+        'mode = "nearest"',
+        "x, , , k",
+        "float[N, 2, 5, 7] x",
+        before="h = Shape(x) i = Slice(h, p, q) k = Concat <axis = 0> (i, r)",
+    ),
+    _model(
+        'mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel"',
+        "x, , , k",
+        "float[N, C, 5, 7] x",
+        before="h = Shape <start = 0, end = 2> (x) k = Concat <axis = 0> (h, r)",
+    ),
     _model('mode = "nearest", nearest_mode = "round_prefer_ceil"'),
     _model('mode = "nearest", coordinate_transformation_mode = "pytorch_half_pixel"'),
     _model('mode = "nearest", coordinate_transformation_mode = "half_pixel_symmetric"', opset=19),
@@ -176,6 +209,35 @@ EXAMPLES = (
 NEAR_MISSES = (
     (_model('mode = "nearest"', "x, , t"), "not all integer"),
     (_model('mode = "nearest"', "x, , , n"), "not constant"),
+    # The batch of another tensor, and axes that are exchanged.
+    (
+        _model(
+            'mode = "nearest"',
+            "x, , , k",
+            "float[N, 2, 5, 7] x, float[M, 2] u",
+            before="h = Shape <start = 0, end = 2> (u) k = Concat <axis = 0> (h, r)",
+        ),
+        "not constant",
+    ),
+    (
+        _model(
+            'mode = "nearest"',
+            "x, , , k",
+            "float[N, C, 5, 7] x",
+            before="h = Shape <start = 0, end = 1> (x) i = Shape <start = 1, end = 2> (x) "
+            "k = Concat <axis = 0> (i, h, r)",
+        ),
+        "not constant",
+    ),
+    (
+        _model(
+            'mode = "nearest"',
+            "x, , , k",
+            "float[N, 2, 4, 7] x",
+            before="h = Shape <start = 0, end = 2> (x) k = Concat <axis = 0> (h, r)",
+        ),
+        "not all integer",
+    ),
     (_model('mode = "nearest"', "x, , , n", "float[1, 2, 4, 7] x"), "not all integer"),
     (_model('mode = "nearest", nearest_mode = "ceil"'), "no equal"),
     (_model('mode = "nearest", coordinate_transformation_mode = "align_corners"'), "no equal"),

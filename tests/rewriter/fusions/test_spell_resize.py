@@ -40,3 +40,18 @@ def test_a_spelling_that_differs_is_disproved(
         f"""<ir_version: 8, opset_import: ["" : 18]> g (float[N, 2, H, W] x) => (float[] z)
         <float[4] s = {{1, 1, {scale}, {scale}}}> {{ z = Resize <{attributes}> (x, , s) }}""",
     )
+
+
+def test_scales_that_fit_one_size_only_are_disproved() -> None:
+    def find(self: Any, root: Any, opset: int) -> Site[Any]:
+        return Site(tuple(root.graph), (root.graph.inputs[0], "nearest", _FLOOR, [1, 1, 2, 2]))
+
+    assert_disproved(
+        mutate(SpellResize, find=find),
+        """<ir_version: 8, opset_import: ["" : 18]> g (float[N, 2, H, W] x) => (float[] z)
+        <int64[2] r = {10, 12}> {
+            h = Shape <start = 0, end = 2> (x)
+            k = Concat <axis = 0> (h, r)
+            z = Resize (x, , , k)
+        }""",
+    )
