@@ -39,6 +39,9 @@ _MOST_ELEMENTS = 1 << 36
 _UNLISTED_SINCE = 4
 """The first IR version in which an initializer need not be a graph input."""
 
+_SMALL_CONSTANT = 64
+"""Elements up to which a constant may be a shape or axes, which inference wants to know."""
+
 LISTED_INITIALIZERS = "advconv_onnx.listed_initializers"
 """Key of ``model.meta``: how many initializers the file also listed as graph inputs."""
 
@@ -505,7 +508,7 @@ def infer_shapes(model: ir.Model) -> None:
     # The pass reports operators it cannot infer as warnings with a traceback; unknown shapes are
     # no event here: whoever needs one refuses and says so.
     infer = ir_passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
-    with quiet("onnx_ir.passes.common.shape_inference"):
+    with quiet("onnx_ir.passes.common.shape_inference"), _small_constants_in_bodies(model):
         infer(model)
         if _rank_reshaped(model):
             infer(model)
@@ -537,6 +540,54 @@ def _forget_made_up_names(model: ir.Model) -> None:
 def _without_made_up_name(dim: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
     is_made_up = isinstance(dim, ir.SymbolicDim) and (dim.value or "").startswith("unk__")
     return None if is_made_up else dim
+
+
+@contextlib.contextmanager
+def _small_constants_in_bodies(model: ir.Model) -> Iterator[None]:
+    """Give bodies copies of the small constants they read from outside, for a while.
+
+    Inference does not look for the axes of an Unsqueeze or the shape of a Reshape out there.
+    """
+    readings: list[tuple[ir.Node, int, ir.Value]] = []
+    copies: list[tuple[ir.Graph, ir.Value]] = []
+    for path, graph in graphs(model):
+        own: dict[ir.Value, ir.Value] = {}
+        for node in graph if path else ():
+            for index, value in enumerate(node.inputs):
+                if value is None:
+                    continue
+                if value not in own:
+                    if not _is_small_constant_from_outside(value, graph):
+                        continue
+                    own[value] = ir.Value(
+                        name=value.name,
+                        shape=value.shape,
+                        type=value.type,
+                        const_value=value.const_value,
+                    )
+                    graph.register_initializer(own[value])
+                    copies.append((graph, own[value]))
+                readings.append((node, index, value))
+                node.replace_input_with(index, own[value])
+    try:
+        yield
+    finally:
+        for node, index, value in readings:
+            node.replace_input_with(index, value)
+        for graph, value in copies:
+            graph.initializers.pop(value.name or "")
+
+
+def _is_small_constant_from_outside(value: ir.Value, graph: ir.Graph) -> bool:
+    tensor = value.const_value
+    is_constant = tensor is not None and value.is_initializer() and not value.is_graph_input()
+    return (
+        is_constant
+        and tensor is not None
+        and tensor.size <= _SMALL_CONSTANT
+        and value.graph is not graph
+        and value.name not in graph.initializers
+    )
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -129,6 +129,7 @@ class _Run:
         """Visit every node of every graph once; whether anything was rewritten."""
         before = len(self.applied)
         self.refusals.clear()
+        self._taken |= names_in(self.model)  # Cleaning up names things too.
         for graph in list(self.model.graphs()):
             for node in list(graph):
                 if node.graph is graph:  # not replaced since the list was made

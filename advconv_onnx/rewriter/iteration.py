@@ -69,8 +69,10 @@ def iterations(model: ir.Model) -> Iterator[Iteration]:
 
 def iteration_of(node: ir.Node, opset: int) -> Iteration | None:
     """Read a Loop or Scan; None for another node, or one whose parts do not fit together."""
+    if node.op_type not in ("Loop", "Scan") or node.domain:
+        return None
     body = next((graph for name, graph in files.bodies(node) if name == "body"), None)
-    if body is None or node.domain:
+    if body is None:
         return None
     if node.op_type == "Loop":
         states = len(body.inputs) - 2

@@ -139,15 +139,24 @@ _DEDUPLICATE = ir_passes.DeduplicateInitializersPass()
 _REMOVE_UNUSED = ir_passes.RemoveUnusedNodesPass()
 _SORT = ir_passes.TopologicalSortPass()
 
-_CLEANING = (EliminateIdentities(), _SORT, _DEDUPLICATE, MergeRepeated(), _REMOVE_UNUSED)
+_CLEANING = (
+    DropLoopState(),
+    EliminateIdentities(),
+    _SORT,
+    _DEDUPLICATE,
+    HoistInvariants(),
+    MergeRepeated(),
+    _REMOVE_UNUSED,
+    FixNames(),
+)
 
 _TIDYING = (
     InlineFunctions(),
     ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     InlineLoops(),
+    DropLoopState(),
     EliminateIdentities(),
     _DEDUPLICATE,
-    DropLoopState(),
     HoistInvariants(),
     MergeRepeated(),
     _REMOVE_UNUSED,

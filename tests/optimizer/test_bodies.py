@@ -193,3 +193,45 @@ def test_a_function_is_rewritten_where_it_is_called() -> None:
     model, fusing = fused(text)
     assert rules(fusing) == ["fold_batchnorm"] * 2
     assert_close(model, fusing.model, x=X)
+
+
+def test_shapes_in_bodies_are_inferred_from_constants_outside_of_them() -> None:
+    text = (
+        HEADER + "g (float[N, 4] x, bool p) => (float[K, L, M] y) {"
+        " y = If (p) <then_branch = t () => (float[A, B, C] r)"
+        " { o = Unsqueeze (x, axis) q = Unsqueeze (o, axis) u = Squeeze (q, axis)"
+        "   r = Reshape (u, shape) }, else_branch = e () => (float[D, E, F] k)"
+        " { k = Unsqueeze (x, axis) }> }"
+    )
+    model = parse(text, axis=np.array([0]), shape=np.array([0, 2, -1]))
+    shapes = {
+        value.name: list(value.shape or ())
+        for graph in model.graphs()
+        for node in graph
+        for value in node.outputs
+    }
+    assert [len(shapes[name]) for name in "oqurk"] == [3, 4, 3, 3, 3]
+    (branch, _) = (graph for graph in model.graphs() if graph is not model.graph)
+    assert not branch.initializers, "the copies made for this are gone"
+    assert len(model.graph.initializers["axis"].uses()) == 4
+
+
+def test_a_state_that_only_noise_seemed_to_change_is_read_from_outside() -> None:
+    """PaddlePaddle's exporter copies each state by adding 0; then the product is no work."""
+    text = (
+        HEADER + "g (float[2, 4, 5, 6] x) => (float[2, 4, 5, 6] y) {"
+        " y, z = Loop (n, , x, v) <body = b"
+        " (int64 i, bool d, float[2, 4, 5, 6] a, float[4, 4, 1, 1] k)"
+        " => (bool e, float[2, 4, 5, 6] r, float[4, 4, 1, 1] l) { e = Identity(d)"
+        "   o = Unsqueeze (k, axis) q = Add (o, nil) l = Squeeze (q, axis)"
+        "   j = Mul (k, k) h = Conv (a, j) r = Tanh (h) }> }"
+    )
+    model = parse(
+        text, n=np.array(3), v=WEIGHTS["v"], axis=np.array([0]), nil=np.zeros(1, np.float32)
+    )
+    fusing = fuse(simplify.settle(model), all_rules(), seed=0)
+    (loop,) = (node for node in fusing.model.graph if node.op_type == "Loop")
+    assert len(loop.outputs) == 1
+    assert operators(fusing.model, 1) == {"Identity": 1, "Conv": 1, "Tanh": 1}
+    onnx.checker.check_model(ir.to_proto(fusing.model), full_check=True)
+    assert_close(model, fusing.model, x=X)
