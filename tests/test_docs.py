@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import onnx
 import pytest
 
 import advconv_onnx
+from advconv_onnx.rewriter.fusions import all_rules
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,3 +30,10 @@ def test_building_runs(
     exec(code, {"advconv_onnx": advconv_onnx})
     for path in tmp_path.glob("*.onnx"):
         onnx.checker.check_model(path, full_check=True)
+
+
+def test_every_fusion_is_listed_with_the_first_sentence_of_its_file() -> None:
+    listed = (ROOT / "docs/fusions.md").read_text()
+    for rule in all_rules():
+        about = (sys.modules[type(rule).__module__].__doc__ or "").partition("\n\n")[0]
+        assert f"| `{rule.name}` | {' '.join(about.split())} |" in listed
