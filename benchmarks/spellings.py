@@ -26,9 +26,17 @@ _GATE = """p = GlobalAveragePool (a) q = Conv (p, squeeze) r = Relu (q) s = Conv
 
 _SPLIT = "value_ints = [1, 2, 2, {quarter}, {height}, {width}]"
 _LARGE = "value_ints = [1, {quarter}, {twice_height}, {twice_width}]"
-_APART = "value_ints = [1, {quarter}, {height}, 2, {width}, 2]"
+_APART = "value_ints = [1, {channels}, {height}, 2, {width}, 2]"
+_DEEP = "value_ints = [1, {fourfold}, {height}, {width}]"
 _WHOLE = "value_ints = [1, {channels}, {height}, {width}]"
 _GROUPS = "value_ints = [1, 4, {quarter}, {height}, {width}]"
+# What brings the size back between the two convolutions of a model, at the same cost for all.
+_SHRUNK = """f = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (e)
+    b = Concat <axis = 1> (f, f, f, f)"""
+_ENLARGED = """u = Constant <value_floats = [1.0, 1.0, 2.0, 2.0]> ()
+    c = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric",
+    nearest_mode = "floor"> (a, , u)"""
+_FIRST = "b, g, h, i = Split <axis = 1> (f)"
 
 BLOCKS: Mapping[str, Mapping[str, str]] = {
     "SiLU": {
@@ -110,13 +118,24 @@ BLOCKS: Mapping[str, Mapping[str, str]] = {
         'coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (g, , scales)'
         " b = Mul (a, h)",
     },
-    "pixel shuffle and its inverse": {
+    "pixel shuffle": {
         "Reshape-Transpose-Reshape": f"s = Constant <{_SPLIT}> () t = Constant <{_LARGE}> ()"
-        f" u = Constant <{_APART}> () v = Constant <{_WHOLE}> () c = Reshape (a, s)"
-        " d = Transpose <perm = [0, 3, 4, 1, 5, 2]> (c) e = Reshape (d, t) f = Reshape (e, u)"
-        " g = Transpose <perm = [0, 3, 5, 1, 2, 4]> (f) b = Reshape (g, v)",
-        "DepthToSpace-SpaceToDepth": "c = DepthToSpace <blocksize = 2> (a)"
-        " b = SpaceToDepth <blocksize = 2> (c)",
+        " c = Reshape (a, s) d = Transpose <perm = [0, 3, 4, 1, 5, 2]> (c) e = Reshape (d, t)"
+        f" {_SHRUNK}",
+        "DepthToSpace": f"e = DepthToSpace <blocksize = 2> (a) {_SHRUNK}",
+    },
+    "inverse pixel shuffle": {
+        "Reshape-Transpose-Reshape": f"{_ENLARGED} s = Constant <{_APART}> ()"
+        f" t = Constant <{_DEEP}> () d = Reshape (c, s)"
+        " e = Transpose <perm = [0, 3, 5, 1, 2, 4]> (d) f = Reshape (e, t)"
+        f" {_FIRST}",
+        "SpaceToDepth": f"{_ENLARGED} f = SpaceToDepth <blocksize = 2> (c) {_FIRST}",
+        "torch's order": f"{_ENLARGED} s = Constant <{_APART}> () t = Constant <{_DEEP}> ()"
+        " d = Reshape (c, s) e = Transpose <perm = [0, 1, 3, 5, 2, 4]> (d) f = Reshape (e, t)"
+        f" {_FIRST}",
+        "torch's order, SpaceToDepth-Gather": f"{_ENLARGED} d = SpaceToDepth <blocksize = 2> (c)"
+        " s = Constant <value_ints = {unshuffled}> () f = Gather <axis = 1> (d, s)"
+        f" {_FIRST}",
     },
     "channel shuffle": {
         "Reshape-Transpose-Reshape": f"s = Constant <{_GROUPS}> () t = Constant <{_WHOLE}> ()"
@@ -140,6 +159,8 @@ def write(body: str, shape: tuple[int, int, int], path: Path, seed: int) -> Path
         quarter=channels // 4,
         twice_height=2 * height,
         twice_width=2 * width,
+        fourfold=4 * channels,
+        unshuffled=np.arange(4 * channels).reshape(4, -1).T.reshape(-1).tolist(),
         shuffled=np.arange(channels).reshape(4, -1).T.reshape(-1).tolist(),
     )
     model = onnx.parser.parse_model(
