@@ -17,9 +17,11 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun, RuntimeContextError
 from onnx.reference.ops.op_cast import cast_to
+from onnx.reference.ops.op_one_hot import OneHot as EvaluatorOneHot
 from onnx.reference.ops.op_resize import Resize as EvaluatorResize
 
 from advconv_onnx.errors import CheckError
+from advconv_onnx.runtime.control_flow import If, Loop
 from advconv_onnx.runtime.kernels import (
     Array,
     Window,
@@ -44,7 +46,9 @@ class Reference:
         Raises:
             CheckError: an operator has no float64 reference; the message names it.
         """
-        self._evaluator = _Evaluator(ir.to_proto(_inlined(model)))
+        light, weights = _without_large_weights(model)
+        self._evaluator = _Evaluator(ir.to_proto(_inlined(light)))
+        self._evaluator.rt_inits_.update(weights)
         self._outputs = tuple(value.name or "" for value in model.graph.outputs)
 
     def run(
@@ -62,6 +66,29 @@ class Reference:
         names = list(self._outputs if tensors is None else tensors)
         with np.errstate(all="ignore"):
             return dict(zip(names, self._evaluator.run(names, dict(inputs)), strict=True))
+
+
+def _without_large_weights(model: ir.Model) -> tuple[ir.Model, dict[str, Array]]:
+    """The model with its large weights as inputs, and those weights, which are not copied."""
+    large = [
+        name
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+        and value.const_value.dtype in _NARROW_TYPES
+        and value.const_value.nbytes > _LARGE
+    ]
+    if not large:
+        return model, {}
+    light = model.clone()
+    weights = {}
+    for name in large:
+        value = light.graph.initializers.pop(name)
+        assert value.const_value is not None
+        weights[name] = value.const_value.numpy()
+        value.const_value = None
+        if value not in light.graph.inputs:
+            light.graph.inputs.append(value)
+    return light, weights
 
 
 def _inlined(model: ir.Model) -> ir.Model:
@@ -101,9 +128,9 @@ class _Evaluator(ReferenceEvaluator):
         *_options: Any,
         **_named_options: Any,
     ) -> list[Any]:
-        values: dict[str, Any] = {"": None}
-        for name, value in (self.rt_inits_ | feed_inputs).items():
-            values[name] = _widen(value)
+        values: dict[str, Any] = {"": None, **self.rt_inits_, **feed_inputs}
+        if self._has_bodies():  # They read from here, some of them very often.
+            values = {name: _widen(value) for name, value in values.items()}
         wanted = list(output_names or self.output_names)
         expiring = self._expiring(wanted)
         for index, node in enumerate(self.rt_nodes_):
@@ -111,11 +138,14 @@ class _Evaluator(ReferenceEvaluator):
                 values[name] = value
             for name in expiring.get(index, ()):
                 del values[name]
-        return [values[name] for name in wanted]
+        return [_widen(values[name]) for name in wanted]
+
+    def _has_bodies(self) -> bool:
+        return any(node.need_context() for node in self.rt_nodes_)
 
     def _expiring(self, wanted: Sequence[str]) -> dict[int, list[str]]:
         """Values by the node that reads them last: kept to the end they take gigabytes."""
-        if any(node.need_context() for node in self.rt_nodes_):
+        if self._has_bodies():
             return {}  # A body may read any of them.
         last = {name: i for i, node in enumerate(self.rt_nodes_) for name in node.input if name}
         expiring: dict[int, list[str]] = {}
@@ -127,7 +157,8 @@ class _Evaluator(ReferenceEvaluator):
     def _run_node(
         self, node: Any, values: dict[str, Any], attributes: dict[str, Any] | None
     ) -> list[Any]:
-        inputs = [values[name] for name in node.input]
+        # Weights become float64 here and one at a time: all at once they take gigabytes.
+        inputs = [_widen(values[name]) for name in node.input]
         options: dict[str, Any] = {"context": values} if node.need_context() else {}
         if node.has_linked_attribute and attributes:
             options["linked_attributes"] = attributes
@@ -159,6 +190,9 @@ def _widen(value: Any) -> Any:
         return [_widen(item) for item in value]
     return value.astype(np.float64) if _is_narrow(value) else value
 
+
+_LARGE = 1 << 16
+"""Bytes of a weight that is not copied into the evaluator."""
 
 _NARROW_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _NARROW = tuple(data_type.numpy() for data_type in _NARROW_TYPES)
@@ -352,6 +386,15 @@ class LogSoftmax(Softmax):
         return np.asarray(lowered - np.log(np.exp(lowered).sum(axis=axis, keepdims=True)))
 
 
+class OneHot(EvaluatorOneHot):
+    """OneHot, also with a depth that is a tensor of one element."""
+
+    def _run(  # type: ignore[override]
+        self, indices: Array, depth: Array, values: Array, **a: Any
+    ) -> tuple[Array]:
+        return super()._run(indices, depth.reshape(()), values, **a)  # type: ignore
+
+
 class GatherElements(OpRun):
     """GatherElements, also where the indices cover a part of the data only."""
 
@@ -376,4 +419,7 @@ _OPERATORS = (
     Softmax,
     LogSoftmax,
     GatherElements,
+    If,
+    Loop,
+    OneHot,
 )

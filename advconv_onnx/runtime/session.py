@@ -13,8 +13,9 @@ import onnxruntime as ort
 from advconv_onnx.errors import InputError
 from advconv_onnx.runtime.engine import create_session
 
-_INLINE_LIMIT = 1 << 30
-"""Weights up to this many bytes are serialized in memory; protobuf itself ends at 2 GiB."""
+_INLINE_LIMIT = 1 << 27
+"""Weights up to this many bytes are serialized in memory, which takes several copies of them; more
+go through a file that ONNX Runtime maps."""
 
 
 def open_session(
