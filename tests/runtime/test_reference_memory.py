@@ -11,16 +11,16 @@ from tests.parsing import normal, parse
 
 LAYERS = 16
 TEXT = (
-    '<ir_version: 8, opset_import: ["" : 18]> g (float[1,128,2,2] v0) => (float[1,128,2,2] y) {'
+    '<ir_version: 8, opset_import: ["" : 18]> g (float[1,192,2,2] v0) => (float[1,192,2,2] y) {'
     + " ".join(f"v{i + 1} = Conv (v{i}, w{i})" for i in range(LAYERS))
     + f" y = Identity (v{LAYERS}) }}"
 )
-WEIGHTS = {f"w{i}": normal(128, 128, 1, 1, seed=i) / 8 for i in range(LAYERS)}
+WEIGHTS = {f"w{i}": normal(192, 192, 1, 1, seed=i) / 8 for i in range(LAYERS)}
 
 
 def test_memory_stays_below_that_of_the_weights() -> None:
     model = parse(TEXT, **WEIGHTS)
-    x = {"v0": normal(1, 128, 2, 2, seed=99)}
+    x = {"v0": normal(1, 192, 2, 2, seed=99)}
     tracemalloc.start()
     Reference(model).run(x)
     _, peak = tracemalloc.get_traced_memory()
@@ -29,7 +29,7 @@ def test_memory_stays_below_that_of_the_weights() -> None:
 
 
 def test_large_weights_give_the_same_numbers() -> None:
-    x = normal(1, 128, 2, 2, seed=99)
+    x = normal(1, 192, 2, 2, seed=99)
     expected = x.astype(np.float64)
     for weight in WEIGHTS.values():
         expected = np.einsum("mc,nchw->nmhw", weight[:, :, 0, 0].astype(np.float64), expected)
