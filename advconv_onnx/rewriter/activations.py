@@ -64,6 +64,22 @@ def scalar_operand(node: ir.Node) -> tuple[ir.Value, float]:
     raise NoSite
 
 
+def negated(value: ir.Value | None, graph: ir.Graph | None) -> tuple[ir.Value, ir.Node]:
+    """Read ``-x``, a Neg or a Mul by -1: (x, node).
+
+    Raises:
+        NoSite: the value is made otherwise.
+    """
+    node = producer(value, "Neg", "Mul", graph=graph)
+    if node.op_type == "Mul":
+        x, sign = scalar_operand(node)
+        if sign == -1:
+            return x, node
+    elif node.inputs[0] is not None:
+        return node.inputs[0], node
+    raise NoSite
+
+
 @dataclasses.dataclass(frozen=True)
 class Bounded:
     """``min(max(x, low), high)``, spelled with Clip, Relu, Min and Max.
@@ -163,13 +179,7 @@ def one_plus_exp_of_minus(
     """
     power, one, add = shifted(value, graph)
     exp = producer(power, "Exp", graph=graph)
-    negative = producer(exp.inputs[0], "Neg", "Mul", graph=graph)
-    if negative.op_type == "Neg":
-        x, sign = negative.inputs[0], -1.0
-    else:
-        x, sign = scalar_operand(negative)
-    if x is None or sign != -1:
-        raise NoSite
+    x, negative = negated(exp.inputs[0], graph)
     if one != 1:
         raise Refused(f"the constant added to exp(-x) is {one:g}, not 1")
     return x, (negative, exp, add)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from advconv_onnx.rewriter.activations import require_float, scalar_operand
+from advconv_onnx.rewriter.activations import negated, require_float, scalar_operand
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant, per_channel, rank_of
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
@@ -127,9 +127,8 @@ def _negative_part(value: ir.Value | None, x: ir.Value, reader: ir.Node) -> tupl
         slope, nodes = _negative_part(node.inputs[0], x, node)
         return -slope, (*nodes, node)
     if node.op_type == "Relu":
-        above = producer(node.inputs[0], "Neg", "Mul", graph=graph)
-        negated = (above.inputs[0], -1.0) if above.op_type == "Neg" else scalar_operand(above)
-        if negated != (x, -1.0):
+        argument, above = negated(node.inputs[0], graph)
+        if argument is not x:
             raise NoSite
         return -1.0, (above, node)
     if node.op_type == "Min":
