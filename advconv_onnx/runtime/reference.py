@@ -21,7 +21,7 @@ from onnx.reference.ops.op_one_hot import OneHot as EvaluatorOneHot
 from onnx.reference.ops.op_resize import Resize as EvaluatorResize
 
 from advconv_onnx.errors import CheckError
-from advconv_onnx.runtime.control_flow import If, Loop
+from advconv_onnx.runtime.loop import Loop
 from advconv_onnx.runtime.kernels import (
     Array,
     Window,
@@ -419,7 +419,6 @@ _OPERATORS = (
     Softmax,
     LogSoftmax,
     GatherElements,
-    If,
     Loop,
     OneHot,
 )
