@@ -8,6 +8,7 @@ negative pads).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -68,8 +69,15 @@ class Reference:
             return dict(zip(names, self._evaluator.run(names, dict(inputs)), strict=True))
 
 
-def _without_large_weights(model: ir.Model) -> tuple[ir.Model, dict[str, Array]]:
-    """The model with its large weights as inputs, and those weights, which are not copied."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Weight:
+    """A large weight of float type: an array, of which files make a copy, only when it is read."""
+
+    tensor: ir.TensorProtocol
+
+
+def _without_large_weights(model: ir.Model) -> tuple[ir.Model, dict[str, _Weight]]:
+    """The model with its large weights as inputs, and those weights."""
     large = [
         name
         for name, value in model.graph.initializers.items()
@@ -84,7 +92,7 @@ def _without_large_weights(model: ir.Model) -> tuple[ir.Model, dict[str, Array]]
     for name in large:
         value = light.graph.initializers.pop(name)
         assert value.const_value is not None
-        weights[name] = value.const_value.numpy()
+        weights[name] = _Weight(value.const_value)
         value.const_value = None
         if value not in light.graph.inputs:
             light.graph.inputs.append(value)
@@ -186,6 +194,8 @@ def _is_narrow(value: Any) -> bool:
 
 
 def _widen(value: Any) -> Any:
+    if isinstance(value, _Weight):
+        value = value.tensor.numpy()
     if isinstance(value, list):
         return [_widen(item) for item in value]
     return value.astype(np.float64) if _is_narrow(value) else value

@@ -9,7 +9,7 @@ import numpy as np
 from advconv_onnx.runtime.reference import Reference
 from tests.parsing import normal, parse
 
-LAYERS = 16
+LAYERS = 32
 TEXT = (
     '<ir_version: 8, opset_import: ["" : 18]> g (float[1,192,2,2] v0) => (float[1,192,2,2] y) {'
     + " ".join(f"v{i + 1} = Conv (v{i}, w{i})" for i in range(LAYERS))
