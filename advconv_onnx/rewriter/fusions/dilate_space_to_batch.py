@@ -92,15 +92,17 @@ def _dilated(
         return None
     try:
         phases = _phases(sizes, before)
-        if len(phases) == sizes[0]:
-            return None
-        sliding = Sliding.of(convolution)
-        if any(stride != 1 for stride in sliding.strides):
-            raise Refused("the convolution of phases is strided")
-        pads = [(0, 0), *zip(sliding.begins, sliding.ends, strict=True)]
-        phases = np.pad(phases, pads)
+    except (NoSite, Refused):
+        return None
+    if len(phases) == sizes[0]:
+        return None
+    sliding = Sliding.of(convolution)
+    if any(stride != 1 for stride in sliding.strides):
+        raise Refused("the convolution of phases is strided")
+    phases = np.pad(phases, [(0, 0), *zip(sliding.begins, sliding.ends, strict=True)])
+    try:
         places = _places(phases, sliding, convolution.out_channels, after)
-    except NoSite:
+    except (NoSite, Refused):
         return None
     if len(places) != sizes[0] or places.ndim != len(sizes) - 1:
         return None

@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.convolution import Array, Convolution
 from advconv_onnx.rewriter.grouping import BLOCKED_RANK, fills_blocks
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
@@ -37,6 +38,8 @@ class GroupBlockDiagonal(Rule[Plan]):
     affine_in_weights = False
 
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        if constant(root.inputs[1]) is None:
+            raise NoSite
         convolution = Convolution.of(root)
         spatial = tuple(range(2, convolution.rank))
         # Most weights have no zero at all: the first filter tells.

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.sliding import Sliding
@@ -40,6 +41,8 @@ class TrimKernel(Rule[_Plan]):
     affine_in_weights = False
 
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
+        if constant(root.inputs[1]) is None:
+            raise NoSite
         convolution = Convolution.of(root)
         kernel = convolution.weight.shape[2:]
         # Most kernels have no zero at all: one filter tells.
