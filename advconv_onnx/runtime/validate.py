@@ -18,6 +18,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError
 from advconv_onnx.records import TensorCheck, Validation
 from advconv_onnx.runtime.difference import Difference
@@ -50,6 +51,9 @@ _TRANSPARENT = frozenset(
     ("Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 )
 """Operators through which a saturated tensor stays one."""
+
+_LARGE = 1 << 27
+"""Bytes of weights above which only one of the two models is in memory at a time."""
 
 _MOST_TIES = 1e-3
 """Largest part of an integer output that may differ as ties of what it was computed from."""
@@ -158,20 +162,24 @@ class _Session:
     """A model in ONNX Runtime that can also return values from inside its main graph."""
 
     def __init__(self, model: ir.Model, **options: Any) -> None:
-        self._model = model
+        self.model = model
         self._options = options
         self._opened: tuple[tuple[str, ...], ort.InferenceSession] | None = None
 
     def open(self, tensors: Sequence[str] | None = None) -> ort.InferenceSession:
-        wanted = tuple(tensors or _output_names(self._model))
+        wanted = tuple(tensors or _output_names(self.model))
         if self._opened is None or self._opened[0] != wanted:
-            self._opened = wanted, open_session(_expose(self._model, wanted), **self._options)
+            self._opened = wanted, open_session(_expose(self.model, wanted), **self._options)
         return self._opened[1]
 
     def run(
         self, inputs: Mapping[str, Array], tensors: Sequence[str] | None = None
     ) -> dict[str, Array]:
         return run_session(self.open(tensors), inputs)
+
+    def close(self) -> None:
+        """Free the session's memory; the next run opens another."""
+        self._opened = None
 
 
 def _expose(model: ir.Model, tensors: tuple[str, ...]) -> ir.Model:
@@ -263,23 +271,46 @@ class _Comparison:
     max_error: float
 
     def measure(self, values: Sequence[ir.Value]) -> dict[str, Difference]:
-        """Compare tensors on all samples, holding the values of one sample at a time."""
+        """Compare tensors on all samples."""
         found = {value.name or "": Difference(_bounds(value)) for value in values}
         typed = isinstance(self.trusted, _Session)
-        for sample in self.samples if found else ():
-            want = self.trusted.run(sample.inputs, tuple(found))
-            exact = self.exact.values(sample, tuple(found)) if self.exact else {}
-            try:
-                got = self.judged.run(sample.inputs, tuple(found))
-            except CheckError as error:
+        for sample, want, got in self._runs(tuple(found)) if found else ():
+            if isinstance(got, CheckError):
                 for difference in found.values():
-                    difference.problem = f"cannot be computed for {sample.shape}: {error}"
+                    difference.problem = f"cannot be computed for {sample.shape}: {got}"
                 break
+            exact = self.exact.values(sample, tuple(found)) if self.exact else {}
             for value in values:
                 name = value.name or ""
                 result = got[name] if value.is_graph_output() else _like(got[name], want[name])
                 found[name].add(want[name], result, exact.get(name), typed=typed)
         return found
+
+    def _runs(
+        self, names: tuple[str, ...]
+    ) -> Iterator[tuple[Sample, dict[str, Array], dict[str, Array] | CheckError]]:
+        """Both models' values for each sample: those of one at a time, or one model at a time."""
+        if not self.apart:
+            for sample in self.samples:
+                yield sample, self.trusted.run(sample.inputs, names), self._judge(sample, names)
+            return
+        wanted = [self.trusted.run(sample.inputs, names) for sample in self.samples]
+        if isinstance(self.trusted, _Session):
+            self.trusted.close()
+        for sample, want in zip(self.samples, wanted, strict=True):
+            yield sample, want, self._judge(sample, names)
+        self.judged.close()
+
+    def _judge(self, sample: Sample, names: tuple[str, ...]) -> dict[str, Array] | CheckError:
+        try:
+            return self.judged.run(sample.inputs, names)
+        except CheckError as error:
+            return error
+
+    @property
+    def apart(self) -> bool:
+        """Whether the weights are so large that two sessions should not be open at once."""
+        return files.weight_bytes(self.judged.model) > _LARGE
 
     def result(
         self, checks: Sequence[TensorCheck], notes: Sequence[str], *, passed: bool

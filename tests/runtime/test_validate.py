@@ -1,4 +1,5 @@
 import dataclasses
+import weakref
 
 import numpy as np
 import onnx
@@ -6,7 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from advconv_onnx.errors import CheckError
+from advconv_onnx.runtime import validate as module
 from advconv_onnx.runtime.reference import Reference
+from advconv_onnx.runtime.session import open_session
 from advconv_onnx.runtime.validate import validate, validate_runtime
 
 C = 32
@@ -270,3 +273,22 @@ def test_neither_model_is_changed():
     validate(original, candidate, layers=True)
     after = [ir.to_proto(m).SerializeToString(deterministic=True) for m in (original, candidate)]
     assert before == after
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_models_with_large_weights_are_compared_one_at_a_time(monkeypatch, large):
+    """With the same result; the session of the one is gone before the other's is opened."""
+    together = []
+
+    def counted(model, **options):
+        session = open_session(model, **options)
+        alive.append(weakref.ref(session))
+        together.append(sum(reference() is not None for reference in alive))
+        return session
+
+    alive = []
+    wanted = validate(detector(), folded())
+    monkeypatch.setattr(module, "open_session", counted)
+    monkeypatch.setattr(module, "_LARGE", 0 if large else 1 << 30)
+    assert validate(detector(), folded()) == wanted
+    assert max(together) == (1 if large else 2)
