@@ -62,3 +62,24 @@ class Normalization:
         if self.node.op_type == "InstanceNormalization" or new[1].any():
             inputs.append(op.initializer(new[1], "bias"))
         return op.node(self.node.op_type, inputs, dict(self.node.attributes)).outputs[0]
+
+
+def plain_instance_norm(op: Builder, x: ir.Value, channels: int, epsilon: float) -> ir.Value:
+    """An InstanceNormalization of scale 1 and bias 0."""
+    assert x.dtype is not None
+    dtype = x.dtype.numpy()
+    return op.InstanceNormalization(
+        x,
+        op.initializer(np.ones(channels, dtype), "scale"),
+        op.initializer(np.zeros(channels, dtype), "bias"),
+        epsilon=epsilon,
+    )
+
+
+def plain_layer_norm(
+    op: Builder, x: ir.Value, sizes: tuple[int, ...], epsilon: float, dtype: ir.DataType | None
+) -> ir.Value:
+    """A LayerNormalization of scale 1 over the last axes, which have these sizes."""
+    assert dtype is not None
+    scale = op.initializer(np.ones(sizes, dtype.numpy()), "scale")
+    return op.LayerNormalization(x, scale, axis=-len(sizes), epsilon=epsilon)

@@ -21,6 +21,8 @@ class Standardized:
     """A tensor brought to mean 0 and variance 1.
 
     Attributes:
+        mean: the mean of x.
+        difference: x - mean.
         rank: of x.
         axes: the axes over which mean and variance are taken, ascending from the front.
         epsilon: added to the variance.
@@ -28,6 +30,8 @@ class Standardized:
     """
 
     x: ir.Value
+    mean: ir.Value
+    difference: ir.Value
     rank: int
     axes: tuple[int, ...]
     epsilon: float
@@ -41,13 +45,27 @@ def standardized(root: ir.Node) -> Standardized:
         NoSite: it is something else.
         Refused: the rank of x is unknown, or the two means are not over the same axes.
     """
-    deviation, root_mean_square, inverse = _quotient(root)
-    shift, epsilon, add = shifted(root_mean_square.inputs[0], root.graph)
+    numerator, deviation, inverse = _quotient(root)
+    core = deviation_of(deviation)
+    if core.difference is not numerator:
+        raise NoSite
+    return dataclasses.replace(core, nodes=(*core.nodes, *inverse, root))
+
+
+def deviation_of(root: ir.Node) -> Standardized:
+    """Read the standard deviation ``sqrt(variance(x) + epsilon)`` that ends in ``root``, a Sqrt.
+
+    Raises:
+        NoSite: it is something else.
+        Refused: the rank of x is unknown, or the two means are not over the same axes.
+    """
+    shift, epsilon, add = shifted(root.inputs[0], root.graph)
     variance = producer(shift, *_MEANS, graph=root.graph)
     square = producer(variance.inputs[0], "Pow", "Mul", graph=root.graph)
-    if square.inputs[0] is not deviation or not _is_square(square):
+    difference = square.inputs[0]
+    if difference is None or not _is_square(square):
         raise NoSite
-    subtraction = producer(deviation, "Sub", graph=root.graph)
+    subtraction = producer(difference, "Sub", graph=root.graph)
     x = subtraction.inputs[0]
     mean = producer(subtraction.inputs[1], *_MEANS, graph=root.graph)
     if x is None or mean.inputs[0] is not x:
@@ -58,8 +76,8 @@ def standardized(root: ir.Node) -> Standardized:
     axes, others = _axes(mean, rank), _axes(variance, rank)
     if axes != others:
         raise Refused(f"the mean is over axes {list(axes)}, the variance over {list(others)}")
-    nodes = (mean, subtraction, square, variance, add, root_mean_square, *inverse, root)
-    return Standardized(x, rank, axes, epsilon, nodes)
+    nodes = (mean, subtraction, square, variance, add, root)
+    return Standardized(x, mean.outputs[0], difference, rank, axes, epsilon, nodes)
 
 
 def _quotient(root: ir.Node) -> tuple[ir.Value, ir.Node, Nodes]:

@@ -11,11 +11,11 @@ than float, and when an intermediate value is read elsewhere.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.activations import require_float
 from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.normalization import plain_instance_norm
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.standardization import standardized
 
@@ -45,15 +45,7 @@ class SpellInstanceNorm(Rule[Plan]):
         return Site(found.nodes, (x, channels, found.epsilon))
 
     def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
-        x, channels, epsilon = plan
-        assert x.dtype is not None
-        dtype = x.dtype.numpy()
-        return op.InstanceNormalization(
-            x,
-            op.initializer(np.ones(channels, dtype), "scale"),
-            op.initializer(np.zeros(channels, dtype), "shift"),
-            epsilon=epsilon,
-        )
+        return plain_instance_norm(op, *plan)
 
 
 RULE = SpellInstanceNorm()

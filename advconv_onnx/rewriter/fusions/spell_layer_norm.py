@@ -12,11 +12,11 @@ are unknown, for types other than float, and when an intermediate value is read 
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.activations import require_float
 from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.normalization import plain_layer_norm
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.standardization import standardized
 
@@ -48,11 +48,8 @@ class SpellLayerNorm(Rule[Plan]):
 
     def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
         x, sizes, epsilon, over_channels = plan
-        assert x.dtype is not None
-        scale = op.initializer(np.ones(sizes, x.dtype.numpy()), "scale")
-        if over_channels:
-            x = op.Transpose(x, perm=[0, 2, 3, 1])
-        y = op.LayerNormalization(x, scale, axis=-len(sizes), epsilon=epsilon)
+        moved = op.Transpose(x, perm=[0, 2, 3, 1]) if over_channels else x
+        y = plain_layer_norm(op, moved, sizes, epsilon, x.dtype)
         return op.Transpose(y, perm=[0, 3, 1, 2]) if over_channels else y
 
 
