@@ -19,7 +19,15 @@ from advconv_onnx.rewriter.repeatable import is_repeatable
 _SMALL = 64
 """Elements up to which tensors in attributes are compared."""
 
-_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+_COMPARED = (
+    ir.AttributeType.FLOAT,
+    ir.AttributeType.FLOATS,
+    ir.AttributeType.INT,
+    ir.AttributeType.INTS,
+    ir.AttributeType.STRING,
+    ir.AttributeType.STRINGS,
+)
+"""Types of attributes that are compared, besides small tensors: no bodies, no types."""
 
 
 class MergeRepeated(ir.passes.InPlacePass):
@@ -64,12 +72,12 @@ def _meaning(node: ir.Node) -> Hashable | None:
             attributes.append((name, attribute.ref_attr_name))
             continue
         value = attribute.value
-        if attribute.type in _GRAPHS:
-            return None
         if isinstance(value, ir.TensorProtocol):
             if value.size > _SMALL:
                 return None
             value = (value.dtype, tuple(value.shape.numpy()), value.tobytes())
+        elif attribute.type not in _COMPARED:
+            return None
         attributes.append((name, attribute.type, tuple(value) if _is_listed(value) else value))
     wanted = tuple(output.name != "" for output in node.outputs)
     return (node.op_identifier(), tuple(node.inputs), wanted, tuple(attributes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -93,3 +94,19 @@ def test_constants_in_attributes_are_compared() -> None:
     )
     assert operators(result)["Constant"] == 2
     assert_same(model, result, x=X)
+
+
+def test_attributes_that_are_types_or_bodies_are_not_compared() -> None:
+    kind = onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(1, [3]))
+    empty = onnx.helper.make_optional_type_proto(kind)
+    nodes = [
+        *(onnx.helper.make_node("Optional", [], [name], type=kind) for name in "ab"),
+        *(onnx.helper.make_node("OptionalHasElement", [n], [n * 2]) for n in "ab"),
+        onnx.helper.make_node("And", ["aa", "bb"], ["y"]),
+    ]
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.BOOL, [])
+    graph = onnx.helper.make_graph(nodes, "g", [], [output])
+    graph.value_info.extend(onnx.helper.make_value_info(name, empty) for name in "ab")
+    opset = onnx.helper.make_opsetid("", 18)
+    model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8))
+    assert not MergeRepeated()(model).modified
