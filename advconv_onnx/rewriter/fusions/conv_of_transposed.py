@@ -7,7 +7,8 @@ any group and dilation d. Refused where a pad would become negative, for ``outpu
 ``output_padding`` and ``auto_pad`` SAME, whose meaning runtimes do not agree about, where padding
 makes the output much larger than the input, and where the Conv is slower: it is 3 times as fast
 for depthwise kernels and 1.2 to 1.5 times for channels that fill blocks of the layout that ONNX
-Runtime uses for Conv only, but takes up to 4 times as long where they do not.
+Runtime uses for Conv only, but takes up to 4 times as long where they do not
+(``benchmarks/structures.py``).
 """
 
 from __future__ import annotations

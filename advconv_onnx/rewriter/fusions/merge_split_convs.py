@@ -262,7 +262,7 @@ NEAR_MISSES = (
             f" a = Conv(p, v) b = Conv(q, w) {_JOIN}",
             channels=4,
             v=_V,
-            w=_numbers(3, 2, 1, 1),
+            w=_numbers(3, 3, 1, 1),
             **_SLICED,
         ),
         "all channels in their order",
