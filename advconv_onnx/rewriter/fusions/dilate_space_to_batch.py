@@ -7,7 +7,8 @@ SpaceToDepth, DepthToSpace and Slice in ever other ways. So no spelling is looke
 around the convolution are followed pixel by pixel, and it is a dilated convolution if each tap
 reads, for all outputs, what the same tap of the dilated kernel would. This takes sizes that are
 fixed, except for the batch. Refused where pads would become negative, and for strides. The taps
-are the same, and the copies of the image before and behind are no longer made.
+are the same, and the copies of the image before and behind are no longer made: 1.5 times as fast
+(``benchmarks/structures.py``).
 """
 
 from __future__ import annotations

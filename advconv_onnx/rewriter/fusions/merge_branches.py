@@ -7,6 +7,7 @@ BatchNormalization or the input itself. Smaller kernels are placed among zeros w
 in the largest, dilated ones on the grid of all taps; groups become those that all share. Refused
 where strides or the sizes of outputs differ, where the input is no output of its own shape, and
 where the result has more weights, that is multiplications per pixel, than the branches together.
+A block of RepVGG gets 1.1 times, a depthwise one 1.3 times as fast (``benchmarks/structures.py``).
 """
 
 from __future__ import annotations

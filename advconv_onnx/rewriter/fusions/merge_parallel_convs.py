@@ -6,7 +6,7 @@ for Conv and ConvTranspose that slide alike and have one group. The multiplicati
 the input is read once, and what was joined is computed in place: 1.15 to 1.9 times as fast. Refused
 where the convolutions differ in more than weights and output channels, where they are grouped (the
 channels of a group would have to stay together), where one is joined twice, and where something
-else reads an output: it would need a Split.
+else reads an output: it would need a Split (``benchmarks/structures.py``).
 """
 
 from __future__ import annotations
