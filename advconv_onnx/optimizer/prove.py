@@ -28,6 +28,10 @@ class Disproved(Exception):
     """The two sides of a proposal are not equal; the message holds the evidence."""
 
 
+class NotCompared(Disproved):
+    """The site itself ran on nothing that was tried; it may where more of its shapes is known."""
+
+
 class Prover:
     """Proves proposals for one model.
 
@@ -80,7 +84,7 @@ class Prover:
             compared = _difference(before, after, reals)
             found += [compared] if compared else []
         if not found:
-            raise Disproved("the site runs in float64 on none of the shapes tried")
+            raise NotCompared("the site runs in float64 on none of the shapes tried")
         # Over all shapes, because the few values of the smallest may all be nearly zero.
         largest = max(value for _, value in found)
         error = max(gap for gap, _ in found) / max(largest, np.finfo(np.float64).tiny)
@@ -162,7 +166,7 @@ def _prove_with_integers(rule: Rule[Any], before: ir.Model, rng: np.random.Gener
             raise Disproved(f"integer probe: the two sides differ by {found[0]:g}")
         shapes += found is not None
     if not shapes:
-        raise Disproved("the site runs in float64 on none of the shapes tried")
+        raise NotCompared("the site runs in float64 on none of the shapes tried")
     return f"integer probe exact on {shapes} shapes"
 
 

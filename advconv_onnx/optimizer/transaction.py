@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from advconv_onnx import model as files
-from advconv_onnx.optimizer.prove import Disproved, Prover
+from advconv_onnx.optimizer.prove import Disproved, NotCompared, Prover
 from advconv_onnx.records import Rewrite
 from advconv_onnx.rewriter.proposal import Proposal, Refusal, names_in, propose
 from advconv_onnx.rewriter.rule import Rule
@@ -160,6 +160,9 @@ class _Run:
     def _prove(self, proposal: Proposal, site: Site) -> str | None:
         try:
             return self._prover.prove(proposal)
+        except NotCompared as reason:
+            self.refusals[site] = Refusal(proposal.rule, site[1], str(reason))
+            return None
         except Disproved as evidence:
             self.disproved[site] = Rewrite(*site, "inaccurate", str(evidence))
             return None

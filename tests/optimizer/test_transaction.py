@@ -17,6 +17,8 @@ from advconv_onnx.rewriter.builder import MERGED_NAMES, Builder
 from advconv_onnx.rewriter.fusions import all_rules
 from advconv_onnx.rewriter.fusions.fold_affine import RULE as FOLD_AFFINE
 from advconv_onnx.rewriter.fusions.fold_batchnorm import RULE as FOLD_BATCHNORM
+from advconv_onnx.rewriter.fusions.fold_target import RULE as FOLD_TARGET
+from advconv_onnx.rewriter.fusions.spell_gemm import RULE as SPELL_GEMM
 from advconv_onnx.rewriter.fusions.spell_hardswish import RULE as SPELL_HARDSWISH
 from advconv_onnx.rewriter.proposal import RULE_NAME, names_in
 from advconv_onnx.rewriter.rule import Rule, Site
@@ -315,3 +317,23 @@ def test_an_interrupted_attempt_is_no_refusal() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         attempt("drop", LONG, interrupt, accept)
+
+
+def test_a_site_that_does_not_run_yet_is_tried_again_when_its_shape_is_known() -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 13]> g (float[N, 4] x) => (float[] z)
+        <int64[1] zero = {0}, int64[1] one = {1}, int64[1] four = {4}> {
+            s = Shape(x)
+            n = Slice(s, zero, one)
+            t = Concat <axis = 0> (n, four)
+            y = Reshape(x, t)
+            v = Relu(y)
+            u = MatMul(v, w)
+            z = Add(u, c)
+        }""",
+        w=normal(4, 2),
+        c=normal(2),
+    )
+    fusing = fuse(model, [FOLD_TARGET, SPELL_GEMM], seed=0)
+    assert [record.rule for record in fusing.applied] == ["fold_target", "spell_gemm"]
+    assert not fusing.refused

@@ -264,7 +264,7 @@ NEAR_MISSES = (
             channels=4,
             v=_V,
             w=_numbers(3, 2, 1, 1),
-            **_SLICED | {"end": np.array([3])},
+            **_SLICED | {"end": _ints(3)},
         ),
         "all channels in their order",
     ),

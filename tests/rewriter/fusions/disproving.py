@@ -19,7 +19,7 @@ def mutate(parent: type[Rule[Any]], **methods: Any) -> Rule[Any]:
 
 
 def assert_disproved(mutant: Rule[Any], text: str) -> None:
-    """Check that a mutant finds a site in a model and that its proof fails."""
+    """Check that a mutant finds a site in a model, that the site runs, and that its proof fails."""
     model = settle(ir.from_proto(onnx.parser.parse_model(text)))
     fusing = fuse(model, [mutant], seed=0)
     assert not fusing.applied, fusing.applied[0].certificate

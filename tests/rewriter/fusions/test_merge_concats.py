@@ -34,7 +34,7 @@ def _any_split(self: MergeConcats, root: ir.Node, opset: int) -> Site[Any]:
     ("methods", "nodes"),
     [
         ({"rewrite": _reversed}, "y = Concat <axis = 1> (a, b) z = Concat <axis = 1> (y, b)"),
-        ({"find": _any_axis}, "y = Concat <axis = 2> (a, b) z = Concat <axis = 1> (y, b)"),
+        ({"find": _any_axis}, "y = Concat <axis = 1> (a, b) z = Concat <axis = 2> (y, c)"),
         ({"find": _any_split}, "y, v = Split <axis = 1> (a) z = Concat <axis = 1> (v, y)"),
         ({"find": _any_split}, "y, v = Split <axis = 1> (a) z = Concat <axis = 2> (y, v)"),
     ],
@@ -43,5 +43,5 @@ def test_mutant_is_disproved(methods: dict[str, Any], nodes: str) -> None:
     assert_disproved(
         mutate(MergeConcats, **methods),
         f"""<ir_version: 8, opset_import: ["" : 13]>
-        g (float[N, 4, H] a, float[N, 4, H] b) => (float[] z) {{ {nodes} }}""",
+        g (float[N, 4, H] a, float[N, 4, H] b, float[N, 8, H] c) => (float[] z) {{ {nodes} }}""",
     )
