@@ -109,8 +109,8 @@ EXAMPLES = (
         opset=13,
     ),
     _model(
-        "x = Conv(i, w) y = MaxPool <kernel_shape = [2, 2]> (x) m = Concat <axis = 1> (y, y) "
-        "z = ReduceMean(m, a)"
+        "x = Conv(i, w) y = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x) "
+        "m = Concat <axis = 1> (y, y) z = ReduceMean(m, a)"
     ),
 )
 
