@@ -159,6 +159,23 @@ def _diagonal() -> Iterator[Pair]:
     )
 
 
+def _dead() -> Iterator[Pair]:
+    for before, after in ((64, 16), (64, 48), (128, 112), (40, 32), (17, 16)):
+        body = "a = Conv <{p}> (x, {w}) c = Relu (a) y = Conv <{p}> (c, {v})"
+        yield Pair(
+            f"drop_dead_channels: {before} to {after}",
+            (1, 32, 28, 28),
+            body.format(p=_pads(3), w="w", v="v"),
+            body.format(p=_pads(3), w="s", v="t"),
+            {
+                "w": (before, 32, 3, 3),
+                "v": (64, before, 3, 3),
+                "s": (after, 32, 3, 3),
+                "t": (64, after, 3, 3),
+            },
+        )
+
+
 def _phases() -> Iterator[Pair]:
     swap = "Transpose <perm = [1, 0, 2, 3]>"
     for channels, size in ((64, 32), (256, 32)):
@@ -181,6 +198,7 @@ def pairs() -> Iterator[Pair]:
     yield from _parallel()
     yield from _kernels()
     yield from _diagonal()
+    yield from _dead()
     yield from _phases()
 
 
