@@ -36,10 +36,11 @@ class InlineFunctions(ir.passes.InPlacePass):
         chosen = _inlinable(model)
         for function in chosen.values():
             _own_outputs(function)
+        called_from = set(model.graphs())  # A function's own names say nothing without its call's.
         calls = [node for node in _nodes(model) if node.op_identifier() in chosen]
         for call in calls:
             _want_all_outputs(call, chosen[call.op_identifier()])
-            if call.name:
+            if call.name and call.graph in called_from:
                 call.metadata_props.setdefault(MERGED_NAMES, call.name)
         if calls:
             ir_passes.InlinePass(lambda function: function.identifier() in chosen)(model)

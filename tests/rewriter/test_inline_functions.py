@@ -172,6 +172,9 @@ def test_nodes_carry_the_metadata_and_the_name_of_the_call() -> None:
     call = next(node for node in model.graph if node.op_type == "pair")
     call.name = "block.1"
     call.metadata_props["origin"] = "layer 1"
+    for function in model.functions.values():
+        for node in function:
+            node.name = f"inside_{node.op_type}"
     nodes = [n for n in inlined(model).graph if n.metadata_props.get("origin") == "layer 1"]
     assert sorted(node.op_type for node in nodes) == [
         "Add",
