@@ -104,6 +104,8 @@ def _remove_identity(node: ir.Node) -> bool:
     producer = x.producer()
     if y.is_graph_output():
         if producer is None or producer.graph is not graph or x.is_graph_output():
+            for reader, index in tuple(y.uses()):  # It stays for the output alone.
+                reader.replace_input_with(index, x)
             return False
         x.name = y.name
         hand_on(y, x)

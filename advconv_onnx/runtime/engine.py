@@ -112,7 +112,7 @@ def run_session(
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-    except (*_ERRORS, ValueError) as error:
+    except (*_ERRORS, RuntimeError, ValueError) as error:  # RuntimeError: no such type of numpy
         raise CheckError(f"the model does not run: {_one_line(error)}") from error
 
 
