@@ -321,17 +321,17 @@ def test_an_interrupted_attempt_is_no_refusal() -> None:
 
 def test_a_site_that_does_not_run_yet_is_tried_again_when_its_shape_is_known() -> None:
     model = parse(
-        """<ir_version: 8, opset_import: ["" : 13]> g (float[N, 4] x) => (float[] z)
-        <int64[1] zero = {0}, int64[1] one = {1}, int64[1] four = {4}> {
+        """<ir_version: 8, opset_import: ["" : 13]> g (float[N, 17] x) => (float[] z)
+        <int64[1] zero = {0}, int64[1] one = {1}, int64[1] many = {17}> {
             s = Shape(x)
             n = Slice(s, zero, one)
-            t = Concat <axis = 0> (n, four)
+            t = Concat <axis = 0> (n, many)
             y = Reshape(x, t)
             v = Relu(y)
             u = MatMul(v, w)
             z = Add(u, c)
         }""",
-        w=normal(4, 2),
+        w=normal(17, 2),
         c=normal(2),
     )
     fusing = fuse(model, [FOLD_TARGET, SPELL_GEMM], seed=0)
