@@ -66,9 +66,9 @@ def _holes(size: int, step: int) -> NDArray[np.bool_]:
     return np.outer(line, line)
 
 
-def _blocks(groups: int) -> NDArray[np.bool_]:
-    """Mask of a dense 3x3 kernel of C channels that keeps groups apart."""
-    line = np.arange(C) // (C // groups)
+def _blocks(groups: int, channels: int) -> NDArray[np.bool_]:
+    """Mask of a dense kernel that keeps groups apart."""
+    line = np.arange(channels) // (channels // groups)
     return np.equal.outer(line, line)[:, :, None, None]
 
 
@@ -76,6 +76,8 @@ _BN = "y = BatchNormalization (c, s, b, m, v)"
 _3X3: dict[str, Weight] = {"w": (C, C, 3, 3)}
 _BIASED: dict[str, Weight] = {**_3X3, "wb": (C,)}
 _DYNAMIC = "float[N,8,H,W] x"
+_64 = "float[N,64,H,W] x"
+"""Where groups of fewer channels would be slow."""
 _1D = "float[N,8,L] x"
 _3D = "float[N,8,D,H,W] x"
 _FIXED = "float[N,8,8,8] x"
@@ -377,29 +379,32 @@ def _kernels() -> Iterator[Pattern]:
         group,
         "block-diagonal: grouped",
         "y = Conv <pads = [1, 1, 1, 1]> (x, w)",
-        {"w": _masked((C, C, 3, 3), _blocks(4))},
+        {"w": _masked((64, 64, 3, 3), _blocks(4, 64))},
         attribute("Conv", "group", 4),
+        inputs=_64,
     )
     yield Pattern(
         group,
         "diagonal: depthwise",
         "y = Conv (x, w, wb)",
-        {"w": _masked((C, C, 3, 3), _blocks(8)), "wb": (C,)},
+        {"w": _masked((C, C, 3, 3), _blocks(8, C)), "wb": (C,)},
         attribute("Conv", "group", 8),
     )
     yield Pattern(
         group,
         "stride-1 ConvTranspose: Conv",
         "y = ConvTranspose (x, w, wb)",
-        _BIASED,
+        {"w": (64, 64, 3, 3), "wb": (64,)},
         becomes("Conv"),
+        inputs=_64,
     )
     yield Pattern(
         group,
         "stride-1 ConvTranspose, 2 groups, pads: Conv",
         "y = ConvTranspose <group = 2, pads = [1, 1, 0, 1]> (x, w)",
-        {"w": (C, 4, 3, 3)},
+        {"w": (64, 32, 3, 3)},
         becomes("Conv"),
+        inputs=_64,
     )
     yield Pattern(
         group,
@@ -471,8 +476,9 @@ def _branches() -> Iterator[Pattern]:
         "Split, Convs, Concat: grouped",
         "p, q = Split <axis = 1, num_outputs = 2> (x) a = Conv (p, w) c = Conv (q, v)"
         " y = Concat <axis = 1> (a, c)",
-        {"w": (C, 4, 3, 3), "v": (C, 4, 3, 3)},
+        {"w": (32, 32, 3, 3), "v": (32, 32, 3, 3)},
         one,
+        inputs=_64,
     )
     yield Pattern(
         group,
@@ -635,10 +641,10 @@ def _spellings() -> Iterator[Pattern]:
     )
     yield Pattern(
         group,
-        "PRelu (two Relus)",
+        "PRelu (two Relus): a maximum or one operator",
         "p = Relu (x) n = Neg (x) q = Relu (n) r = Mul (q, k) y = Sub (p, r)",
-        {"k": (C, 1, 1)},
-        becomes("PRelu"),
+        {"k": np.linspace(0.1, 0.8, C, dtype=np.float32).reshape(C, 1, 1)},
+        nodes(2),
     )
     yield Pattern(
         group,
