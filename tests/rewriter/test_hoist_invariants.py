@@ -53,6 +53,56 @@ def test_a_loop_that_may_not_run_keeps_all_but_shapes(count: str, condition: str
     assert_same(model, result, **INPUTS)
 
 
+SIZES = (
+    HEADER
+    + """g (float[N, M] x, int64 m) => (float[N, M] y, float[K, N, M] q) {
+    y, q = Loop (m, , x) <body = b (int64 i, bool c, float[N, M] a)
+        => (bool d, float[N, M] r, float[N, M] s) {
+        d = Identity (c)
+        h = Shape (x)
+        j = Gather (h, at)
+        k = Unsqueeze (j, axis)
+        l = Concat <axis = 0> (minus, k)
+        e = Exp (x)
+        r = Add (a, e)
+        s = Reshape (r, l)
+    }>
+}"""
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "inside"),
+    [
+        (SIZES, 1, {"Identity": 1, "Exp": 1, "Add": 1, "Reshape": 1}),
+        (SIZES, -1, {"Identity": 1, "Exp": 1, "Add": 1, "Reshape": 1}),
+        (
+            SIZES.replace("j = Gather (h, at)", "f = Div (h, h) j = Gather (f, at)"),
+            1,
+            {"Identity": 1, "Exp": 1, "Add": 1, "Reshape": 1, "Div": 1, "Gather": 1}
+            | {"Unsqueeze": 1, "Concat": 1},
+        ),
+    ],
+    ids=["the last size", "counted from the end", "a division may fail"],
+)
+def test_arithmetic_of_sizes_moves_out_of_a_loop_that_may_not_run(
+    text: str, at: int, inside: dict[str, int]
+) -> None:
+    model = parse(text, at=np.array(at), axis=np.array([0]), minus=np.array([-1]))
+    result = applied(HoistInvariants(), model)
+    assert operators(result, 1) == inside
+    for trips in (0, 2):
+        assert_same(model, result, x=X, m=np.array(trips))
+
+
+def test_a_position_out_of_range_fails_only_where_it_did() -> None:
+    text = SIZES.replace("=> (float[N, M] y, float[K, N, M] q)", "=> (float[N, M] y)")
+    model = parse(text, at=np.array(2), axis=np.array([0]), minus=np.array([-1]))
+    result = applied(HoistInvariants(), model)
+    assert operators(result, 1)["Gather"] == 1
+    assert_same(model, result, x=X, m=np.array(0))
+
+
 @pytest.mark.parametrize(("count", "condition"), [("", "t"), ("n", "")])
 def test_an_input_left_out_does_not_stop_a_loop(count: str, condition: str) -> None:
     text = LOOP.replace("Loop (n, t, x)", f"Loop ({count}, {condition}, x)")
