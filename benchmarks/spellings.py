@@ -73,6 +73,9 @@ BLOCKS: Mapping[str, Mapping[str, str]] = {
     },
     "slopes per channel": {
         "PRelu": "b = PRelu (a, slopes)",
+        "Relu-Neg-Relu-Mul-Sub": "c = Relu (a) d = Neg (a) e = Relu (d) f = Mul (e, slopes)"
+        " b = Sub (c, f)",
+        "Relu-Clip-Mul-Add": "c = Relu (a) d = Clip (a, , zero) e = Mul (d, slopes) b = Add (c, e)",
         "Max": "c = Mul (a, slopes) b = Max (a, c)",
     },
     "Mish": {
@@ -97,6 +100,20 @@ BLOCKS: Mapping[str, Mapping[str, str]] = {
         " c = Sub (a, m) d = Mul (c, c) v = ReduceMean <axes = [2, 3]> (d) e = Add (v, half)"
         " f = Sqrt (e) b = Div (c, f)",
         "InstanceNormalization": "b = InstanceNormalization <epsilon = 0.5> (a, ones, zeros)",
+    },
+    "normalization as scale and shift": {
+        "twelve operators": "m = ReduceMean <axes = [2, 3]> (a) c = Sub (a, m) d = Mul (c, c)"
+        " v = ReduceMean <axes = [2, 3]> (d) e = Add (v, half) f = Sqrt (e) i = Reciprocal (f)"
+        " r = Mul (i, slopes) t = Mul (r, m) u = Sub (two, t) y0 = Mul (a, r) b = Add (y0, u)",
+        "InstanceNormalization": "b = InstanceNormalization <epsilon = 0.5> (a, gains, twos)",
+    },
+    "normalization over channels": {
+        "ReduceMean-Sub-Mul-ReduceMean-Add-Sqrt-Div": "m = ReduceMean <axes = [1]> (a)"
+        " c = Sub (a, m) d = Mul (c, c) v = ReduceMean <axes = [1]> (d) e = Add (v, half)"
+        " f = Sqrt (e) b = Div (c, f)",
+        "Transpose-LayerNormalization-Transpose": "c = Transpose <perm = [0, 2, 3, 1]> (a)"
+        " d = LayerNormalization <epsilon = 0.5> (c, ones)"
+        " b = Transpose <perm = [0, 3, 1, 2]> (d)",
     },
     "mean over the image": {
         "ReduceMean": "b = ReduceMean <axes = [2, 3]> (a)",
@@ -150,7 +167,7 @@ SHAPES = ((32, 160, 160), (96, 160, 160), (480, 6, 80), (200, 2, 96))
 def write(body: str, shape: tuple[int, int, int], path: Path, seed: int) -> Path:
     """Write a model: 1x1 convolution, the block from ``a`` to ``b``, depthwise convolution."""
     channels, height, width = shape
-    opset = 24 if "Swish (a)" in body and "Hard" not in body else 14
+    opset = 24 if "Swish (a)" in body and "Hard" not in body else 17
     size = f"1, {channels}, {height}, {width}"
     nodes = body.format(
         channels=channels,
@@ -176,6 +193,8 @@ def write(body: str, shape: tuple[int, int, int], path: Path, seed: int) -> Path
         "expand": rng.normal(size=(channels, channels // 4, 1, 1)) / channels**0.5,
         "ones": np.ones(channels),
         "zeros": np.zeros(channels),
+        "twos": np.full(channels, 2.0),
+        "gains": np.linspace(-0.5, 1, channels),
         "slopes": np.linspace(-0.5, 1, channels).reshape(-1, 1, 1),
         "scales": np.array([1, 1, height, width]),
         "doubling": np.array([1, 1, 2, 2]),
