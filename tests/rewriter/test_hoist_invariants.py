@@ -76,6 +76,7 @@ SIZES = (
     [
         (SIZES, 1, {"Identity": 1, "Exp": 1, "Add": 1, "Reshape": 1}),
         (SIZES, -1, {"Identity": 1, "Exp": 1, "Add": 1, "Reshape": 1}),
+        (SIZES.replace("Exp", "Neg"), 1, {"Identity": 1, "Neg": 1, "Add": 1, "Reshape": 1}),
         (
             SIZES.replace("j = Gather (h, at)", "f = Div (h, h) j = Gather (f, at)"),
             1,
@@ -83,7 +84,7 @@ SIZES = (
             | {"Unsqueeze": 1, "Concat": 1},
         ),
     ],
-    ids=["the last size", "counted from the end", "a division may fail"],
+    ids=["the last size", "counted from the end", "not on whole images", "a division may fail"],
 )
 def test_arithmetic_of_sizes_moves_out_of_a_loop_that_may_not_run(
     text: str, at: int, inside: dict[str, int]
