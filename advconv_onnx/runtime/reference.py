@@ -76,8 +76,8 @@ class _Weight:
     tensor: ir.TensorProtocol
 
 
-def _without_large_weights(model: ir.Model) -> tuple[ir.Model, dict[str, _Weight]]:
-    """The model with its large weights as inputs, and those weights."""
+def _without_large_weights(model: ir.Model) -> tuple[ir.Model, dict[str, Any]]:
+    """The model with its large weights as inputs, and those as ``_Weight``."""
     large = [
         name
         for name, value in model.graph.initializers.items()
