@@ -176,6 +176,28 @@ def _dead() -> Iterator[Pair]:
         )
 
 
+def _dead_taps() -> Iterator[Pair]:
+    for channels, groups, size, dilation in (
+        (64, 1, 17, 18),
+        (256, 1, 17, 24),
+        (64, 64, 17, 18),
+        (64, 1, 1, 1),
+        (256, 256, 1, 1),
+    ):
+        attributes = f"dilations = [{dilation}, {dilation}], {_pads(2 * dilation + 1)}"
+        yield Pair(
+            f"drop_dead_taps: {channels} channels, {groups} groups, {size}x{size},"
+            f" dilated by {dilation}",
+            (1, channels, size, size),
+            f"y = Conv <group = {groups}, {attributes}> (x, w)",
+            f"y = Conv <group = {groups}> (x, v)",
+            {
+                "w": (channels, channels // groups, 3, 3),
+                "v": (channels, channels // groups, 1, 1),
+            },
+        )
+
+
 def _phases() -> Iterator[Pair]:
     swap = "Transpose <perm = [1, 0, 2, 3]>"
     for channels, size in ((64, 32), (256, 32)):
@@ -199,6 +221,7 @@ def pairs() -> Iterator[Pair]:
     yield from _kernels()
     yield from _diagonal()
     yield from _dead()
+    yield from _dead_taps()
     yield from _phases()
 
 

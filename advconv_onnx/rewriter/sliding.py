@@ -8,6 +8,8 @@ many cells, ``dilation`` times the taps.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from advconv_onnx.rewriter.convolution import Convolution
@@ -68,6 +70,31 @@ class Sliding:
         return tuple(
             begin + end - span
             for begin, end, span in zip(self.begins, self.ends, self.spans, strict=True)
+        )
+
+    def kept_taps(self, axis: int, used: Sequence[int]) -> slice:
+        """Taps that stay if only those ``used`` matter.
+
+        Those are the taps from the first to the last used, as far as pads allow to take others
+        away, in the widest steps that miss none used.
+        """
+        dilation, last = self.dilations[axis], self.kernel[axis] - 1
+        first = min(used[0], self.begins[axis] // dilation)
+        last -= min(last - used[-1], self.ends[axis] // dilation)
+        step = math.gcd(last - first, *(tap - first for tap in used)) or 1
+        return slice(first, last + 1, step)
+
+    def trimmed(self, kept: Sequence[slice]) -> Sliding:
+        """How the kernel slides when only ``kept`` taps are left of it."""
+        axes = range(len(kept))
+        taps = [range(size)[part] for size, part in zip(self.kernel, kept, strict=True)]
+        dilations = self.dilations
+        return Sliding(
+            tuple(map(len, taps)),
+            self.strides,
+            tuple(dilations[i] * (taps[i].step if len(taps[i]) > 1 else 1) for i in axes),
+            tuple(self.begins[i] - dilations[i] * taps[i][0] for i in axes),
+            tuple(self.ends[i] - dilations[i] * (self.kernel[i] - 1 - taps[i][-1]) for i in axes),
         )
 
     @property

@@ -13,7 +13,6 @@ where 3x3 is left of 5x5, depthwise, dense or transposed, dilated or not
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import onnx_ir as ir
@@ -57,8 +56,8 @@ class TrimKernel(Rule[_Plan]):
         if any(root.attributes.get_ints("output_shape", ())):
             raise Refused("the ConvTranspose fixes its output_shape")
         sliding = Sliding.of(convolution)
-        kept = tuple(_kept(sliding, axis, taps) for axis, taps in enumerate(used))
-        trimmed = _trimmed(sliding, kept)
+        kept = tuple(sliding.kept_taps(axis, taps) for axis, taps in enumerate(used))
+        trimmed = sliding.trimmed(kept)
         if trimmed.kernel == sliding.kernel:
             raise Refused("the kernel has zeros that only go with negative pads or not at all")
         return Site((root,), _Plan(convolution, kept, trimmed))
@@ -75,31 +74,6 @@ def _used(convolution: Convolution, axis: int) -> list[int]:
     others = tuple(other for other in range(convolution.rank) if other != axis + 2)
     taps: list[int] = np.flatnonzero(convolution.weight.any(axis=others)).tolist()
     return taps
-
-
-def _kept(sliding: Sliding, axis: int, used: list[int]) -> slice:
-    """The taps that stay: from the first to the last used, as far as pads allow, with a step."""
-    dilation, last = sliding.dilations[axis], sliding.kernel[axis] - 1
-    first = min(used[0], sliding.begins[axis] // dilation)
-    last -= min(last - used[-1], sliding.ends[axis] // dilation)
-    step = math.gcd(last - first, *(tap - first for tap in used)) or 1
-    return slice(first, last + 1, step)
-
-
-def _trimmed(sliding: Sliding, kept: tuple[slice, ...]) -> Sliding:
-    axes = range(len(kept))
-    taps = [range(size)[part] for size, part in zip(sliding.kernel, kept, strict=True)]
-    dilations = sliding.dilations
-    return Sliding(
-        tuple(map(len, taps)),
-        sliding.strides,
-        tuple(dilations[axis] * (taps[axis].step if len(taps[axis]) > 1 else 1) for axis in axes),
-        tuple(sliding.begins[axis] - dilations[axis] * taps[axis][0] for axis in axes),
-        tuple(
-            sliding.ends[axis] - dilations[axis] * (sliding.kernel[axis] - 1 - taps[axis][-1])
-            for axis in axes
-        ),
-    )
 
 
 RULE = TrimKernel()
