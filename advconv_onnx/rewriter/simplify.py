@@ -178,7 +178,12 @@ def fold_constants(model: ir.Model, largest: int) -> ir.Model:
         model: changed in place, but for the last tidying.
         largest: elements a result may have unless it replaces its operands; a larger one, such as
             a table of sines, stays computed when the model is loaded, and the file small.
+
+    Raises:
+        CheckError: what onnxscript makes of an operator in the model is known to be wrong.
     """
+    if any(_is_unsaturated(node) for _, graph in files.graphs(model) for node in graph):
+        raise CheckError("onnxscript 0.7 would let a CastLike saturate that must not")
     for _ in range(_FOLDINGS):
         before = files.count_nodes(model)
         onnxscript_optimizer.fold_constants(
@@ -192,6 +197,10 @@ def fold_constants(model: ir.Model, largest: int) -> ir.Model:
         if files.count_nodes(model) == before:
             break
     return model
+
+
+def _is_unsaturated(node: ir.Node) -> bool:
+    return node.op_type == "CastLike" and not node.attributes.get_int("saturate", 1)
 
 
 def _should_fold(node: ir.Node) -> bool | None:

@@ -64,6 +64,8 @@ class Difference:
             self.problem = f"has shape {got.shape}, the original has {want.shape}"
         elif want.dtype != got.dtype if typed else want.dtype.kind != got.dtype.kind:
             self.problem = f"has type {got.dtype}, the original has {want.dtype}"
+        elif exact is not None and want.shape != exact.shape:
+            self.problem = f"has shape {want.shape} in ONNX Runtime, {exact.shape} in float64"
         elif want.dtype.kind in "fiub":
             self.elements += want.size
             self.is_float = want.dtype.kind == "f"

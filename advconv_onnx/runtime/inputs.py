@@ -282,7 +282,8 @@ def _fill(
             if spec.dtype.kind == "b":
                 values = rng.random(shape) < 0.5
             elif spec.dtype.kind in "iu":
-                values = rng.integers(0, _INTEGERS_BELOW, shape) if shape else integer
+                largest = int(np.iinfo(spec.dtype).max)
+                values = rng.integers(0, _INTEGERS_BELOW, shape) if shape else min(integer, largest)
             else:
                 values = distribution(rng, shape) if shape else next(limits)
             inputs[spec.name] = np.asarray(values, spec.dtype)
