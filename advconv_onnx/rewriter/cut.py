@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
@@ -13,7 +13,7 @@ def cut(proposal: Proposal, opset_imports: dict[str, int]) -> tuple[ir.Model, ir
     """Make models of (the site as it is, the site rewritten).
 
     Their inputs have the same names (the rewritten site may have fewer), and so have their outputs.
-    Values of unknown type are taken as float32.
+    What bodies read from outside are inputs too. Values of unknown type are taken as float32.
     """
     replaced = proposal.site.replaced
     before = _small_model(proposal.site.nodes, replaced, replaced, opset_imports)
@@ -51,7 +51,7 @@ def _small_model(
             node.domain,
             node.op_type,
             [copy(value) for value in node.inputs],
-            node.attributes.values(),
+            [_copied(attribute, copy) for attribute in node.attributes.values()],
             num_outputs=len(node.outputs),
             name=node.name or f"n{index}",
         )
@@ -85,3 +85,25 @@ def _small_model(
         name="site",
     )
     return ir.Model(graph, ir_version=10)
+
+
+def _copied(attribute: ir.Attr, copy: Callable[[ir.Value | None], ir.Value | None]) -> ir.Attr:
+    """An attribute for a copy of a node: bodies read copies of what they read from outside."""
+    if attribute.is_ref():
+        return attribute
+    if attribute.type == ir.AttributeType.GRAPH:
+        return ir.AttrGraph(attribute.name, _body(attribute.as_graph(), copy))
+    if attribute.type == ir.AttributeType.GRAPHS:
+        return ir.AttrGraphs(attribute.name, [_body(g, copy) for g in attribute.as_graphs()])
+    return attribute
+
+
+def _body(graph: ir.Graph, copy: Callable[[ir.Value | None], ir.Value | None]) -> ir.Graph:
+    body = graph.clone(allow_outer_scope_values=True)
+    nodes = list(body.all_nodes())
+    graphs = {body, *body.subgraphs()}
+    for node in nodes:
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.graph not in graphs:
+                node.replace_input_with(index, copy(value))
+    return body

@@ -7,11 +7,12 @@ is checked here once for all rules: take away a value that something else still 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import onnx_ir as ir
 
+from advconv_onnx import model as files
 from advconv_onnx.rewriter.builder import MERGED_NAMES, Builder
 from advconv_onnx.rewriter.notes import hand_on
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
@@ -50,7 +51,7 @@ class Proposal:
 
     def discard(self) -> None:
         """Give the proposal up: its nodes must no longer count as readers of the graph's values."""
-        _detach(self.new_nodes)
+        _detach(_with_bodies(self.new_nodes))
 
     def commit(self, taken: set[str]) -> None:
         """Replace the site in its graph; replaced values keep their names.
@@ -82,6 +83,7 @@ class Proposal:
         for old_value, new_value in zip(site.replaced, self.new_outputs, strict=True):
             hand_on(old_value, new_value)
         removed = self._removable()
+        _detach(node for node in _with_bodies(removed) if node not in removed)
         ir.convenience.replace_nodes_and_values(
             graph, site.root, removed, self.new_nodes, site.replaced, self.new_outputs
         )
@@ -92,7 +94,7 @@ class Proposal:
         for node in reversed(self.site.nodes):
             values = [value for value in node.outputs if value not in self.site.replaced]
             if not any(_is_read_outside(value, gone) for value in values):
-                gone.add(node)
+                gone.update(_with_bodies([node]))
         return [node for node in self.site.nodes if node in gone]
 
 
@@ -112,7 +114,7 @@ def propose(rule: Rule[Any], root: ir.Node, opset: int) -> Proposal | Refusal | 
         built = rule.rewrite(builder, site.plan)
         outputs = builder.own([built] if isinstance(built, ir.Value) else built)
     except (NoSite, Refused) as outcome:
-        _detach(builder.nodes if builder else ())
+        _detach(_with_bodies(builder.nodes) if builder else ())
         return Refusal(rule, names, str(outcome)) if isinstance(outcome, Refused) else None
     made = tuple(builder.nodes)
     return Proposal(rule, site, made, tuple(builder.initializers), tuple(outputs))
@@ -140,6 +142,13 @@ def unique(name: str, taken: set[str]) -> str:
     return candidate
 
 
+def _with_bodies(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
+    for node in nodes:
+        yield node
+        for _, body in files.bodies(node):
+            yield from _with_bodies(body)
+
+
 def _detach(nodes: Iterable[ir.Node]) -> None:
     for node in nodes:
         for index in range(len(node.inputs)):
@@ -160,7 +169,7 @@ def _is_read_outside(value: ir.Value, inside: Iterable[ir.Node]) -> bool:
 
 
 def _check_readers(rule: Rule[Any], site: Site[Any]) -> None:
-    inside = set(site.nodes)
+    inside = set(_with_bodies(site.nodes))
     for node in site.nodes:
         if node.graph is not site.root.graph:
             raise NoSite  # A body cannot take away a node of the graph around it.
