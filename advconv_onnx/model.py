@@ -22,9 +22,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as ir_passes
 from google.protobuf.message import DecodeError
 
-from advconv_onnx import serialization
+from advconv_onnx import serialization, shape_inference
 from advconv_onnx.errors import InputError
-from advconv_onnx.quiet import quiet
 from advconv_onnx.records import Shape
 
 INLINE_LIMIT = 1_900_000_000
@@ -505,13 +504,10 @@ def forget_shapes(model: ir.Model) -> None:
 def infer_shapes(model: ir.Model) -> None:
     """Infer the shapes and types of all values, in place; what cannot be inferred stays unknown."""
     _forget_made_up_names(model)
-    # The pass reports operators it cannot infer as warnings with a traceback; unknown shapes are
-    # no event here: whoever needs one refuses and says so.
-    infer = ir_passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
-    with quiet("onnx_ir.passes.common.shape_inference"), _small_constants_in_bodies(model):
-        infer(model)
+    with _small_constants_in_bodies(model):
+        shape_inference.infer(model)
         if _rank_reshaped(model):
-            infer(model)
+            shape_inference.infer(model)
 
 
 def _rank_reshaped(model: ir.Model) -> bool:
