@@ -9,7 +9,7 @@ import onnx_ir as ir
 from advconv_onnx.rewriter.layout import Size, Sizes, permutation, resolve, sizes_of
 from advconv_onnx.rewriter.rule import NoSite
 from advconv_onnx.rewriter.shapes import numbers_of
-from advconv_onnx.rewriter.walk import producer
+from advconv_onnx.rewriter.walk import input_of, producer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def shuffle_of(root: ir.Node) -> Shuffle:
 
 
 def _target(reshape: ir.Node, sizes: Sizes) -> tuple[Sizes, tuple[ir.Node, ...]]:
-    wanted = numbers_of(reshape.inputs[1], reshape.graph)
+    wanted = numbers_of(input_of(reshape, 1), reshape.graph)
     target: list[Size] = [size for size in wanted.items if size is not None]
     if len(target) < len(wanted.items):
         raise NoSite

@@ -22,6 +22,7 @@ from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.layout import Size, Sizes, sizes_of, target_of
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.shapes import Number, Numbers, numbers_of
+from advconv_onnx.rewriter.walk import input_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class FoldTarget(Rule[_Plan]):
     minimum_opset = 5
 
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
-        x, given = root.inputs[0], root.inputs[1]
+        x, given = root.inputs[0], input_of(root, 1)
         keeps_zero = root.attributes.get_int("allowzero", 0)
         if x is None or constant(given) is not None or keeps_zero:
             raise NoSite
@@ -174,5 +175,6 @@ NEAR_MISSES = (
         "two tensors",
     ),
     (_model("z = Reshape(x, one)", "1"), ""),
+    (_model("z = Reshape <shape = [1, 3]> (x)", "1, 3", opset=4), ""),
     (_model("s = Shape(x) z = Reshape <allowzero = 1> (x, s)", "N, C", opset=14), ""),
 )
