@@ -64,7 +64,8 @@ def _merge(graph: ir.Graph, known: ChainMap[Hashable, ir.Node]) -> int:
 
 def _meaning(node: ir.Node) -> Hashable | None:
     """What a node computes; None where another node cannot be compared with it or replace it."""
-    if not is_repeatable(node):
+    # An Identity that is left stands for an output of its own, and would get another at once.
+    if not is_repeatable(node) or (node.op_type == "Identity" and not node.domain):
         return None
     attributes: list[Hashable] = []
     for name, attribute in sorted(node.attributes.items()):
