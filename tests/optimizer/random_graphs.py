@@ -92,13 +92,13 @@ class _Growing:
         while True:
             x = self.pool[-1] if self.flip(0.75) else self.pick(self.pool)
             step = STEPS[self.rng.choice(len(STEPS), p=_WEIGHTS)]
-            kept = len(self.nodes), len(self.initializers), dict(self.constants)
+            kept = len(self.nodes), len(self.initializers), dict(self.constants), list(self.pool)
             try:
                 self.pool += [step(self, x)]
                 return
             except _Unfit:
                 del self.nodes[kept[0] :], self.initializers[kept[1] :]
-                self.constants = kept[2]
+                self.constants, self.pool = kept[2:]
 
     def proto(self) -> onnx.ModelProto:
         read = {name for node in self.nodes for name in node.input}
@@ -376,6 +376,18 @@ def separable(g: _Growing, x: Value) -> Value:
     for step in g.pick(((), (affine,), (batch_norm,), (batch_norm, relu))):
         y = step(g, y)
     return pointwise(g, y)
+
+
+def block(g: _Growing, x: Value) -> Value:
+    """A convolution with what folds into it, or nearly does, before and behind it."""
+    for step in g.pick(((), (), (pad,), (affine,), (batch_norm,), (relu,))):
+        x = step(g, x)
+    x = g.pick((convolution, convolution, transposed_convolution, pointwise))(g, x)
+    for _ in range(g.pick((1, 1, 2, 3))):
+        x = g.pick((affine, affine, batch_norm, crop, spelled_activation, pointwise, relu))(g, x)
+        if g.flip(0.1):
+            g.pool.append(x)  # Others may read it, or it is an output.
+    return x
 
 
 def batch_norm(g: _Growing, x: Value) -> Value:
@@ -841,9 +853,10 @@ def linear(g: _Growing, x: Value) -> Value:
 
 
 _CHANCES: dict[Step, int] = {
-    convolution: 12,
-    transposed_convolution: 5,
-    pointwise: 5,
+    block: 25,
+    convolution: 8,
+    transposed_convolution: 4,
+    pointwise: 4,
     separable: 3,
     batch_norm: 6,
     affine: 10,
