@@ -516,7 +516,7 @@ def _rank_reshaped(model: ir.Model) -> bool:
     for _, graph in graphs(model):
         for node in graph:
             if node.op_type == "Reshape" and not node.domain and node.outputs[0].shape is None:
-                target = node.inputs[1]
+                target = node.inputs[1] if len(node.inputs) > 1 else None  # an attribute once
                 size = target.shape[0] if target is not None and target.shape else None
                 if isinstance(size, int):
                     node.outputs[0].shape = ir.Shape([None] * size)

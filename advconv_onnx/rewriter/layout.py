@@ -80,6 +80,13 @@ def permutation(transpose: ir.Node) -> tuple[int, ...]:
     return tuple(perm) if perm else tuple(reversed(range(len(sizes_of(transpose.inputs[0])))))
 
 
+def cast_type(cast: ir.Node) -> ir.DataType | None:
+    """The type a Cast makes, None where it is spelled as text, as before opset 6."""
+    to = cast.attributes.get("to")
+    is_number = to is not None and to.type == ir.AttributeType.INT
+    return ir.DataType(to.as_int()) if to is not None and is_number else None
+
+
 def reshaped(node: ir.Node) -> Sizes:
     """The sizes of what a node of ``RESHAPING`` makes; a name that starts with "!" is not known.
 

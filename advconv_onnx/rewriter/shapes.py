@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.constants import constant
-from advconv_onnx.rewriter.layout import Size, given_ints, sizes_of
+from advconv_onnx.rewriter.layout import Size, cast_type, given_ints, sizes_of
 from advconv_onnx.rewriter.rule import NoSite
 from advconv_onnx.rewriter.walk import maker
 
@@ -156,7 +156,7 @@ def _reshape(node: ir.Node, reading: _Reading) -> Numbers:
 
 
 def _cast(node: ir.Node, reading: _Reading) -> Numbers:
-    if ir.DataType(node.attributes.get_int("to", 0)) not in _INTEGERS:
+    if cast_type(node) not in _INTEGERS:
         raise NoSite
     data = reading.read(node.inputs[0])
     return dataclasses.replace(

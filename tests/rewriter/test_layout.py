@@ -107,4 +107,5 @@ def test_integers_are_attributes_or_inputs(opset: int) -> None:
     else:
         (given,) = op.initializers
         assert node.inputs[1] is given
+        assert given.const_value is not None
         assert np.array_equal(given.const_value.numpy(), [1, 2])

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant, rank_of
-from advconv_onnx.rewriter.layout import INT32_MAX, given_ints, permutation
+from advconv_onnx.rewriter.layout import INT32_MAX, cast_type, given_ints, permutation
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.walk import input_of
 
@@ -32,7 +32,7 @@ def _keeps_type(node: ir.Node) -> bool:
     if x is None or x.dtype is None:
         return False
     if node.op_type == "Cast":
-        return x.dtype == node.attributes.get_int("to")
+        return x.dtype == cast_type(node)
     like = node.inputs[1]
     return like is not None and x.dtype == like.dtype
 

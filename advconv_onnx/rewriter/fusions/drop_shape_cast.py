@@ -11,6 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.layout import cast_type
 from advconv_onnx.rewriter.rule import NoSite, Rule, Site
 from advconv_onnx.rewriter.shapes import numbers_of
 from advconv_onnx.rewriter.walk import producer
@@ -57,7 +58,7 @@ def _is_negative(number: object) -> bool:
 
 def _chain(root: ir.Node) -> list[ir.Node]:
     """From the Cast to int32 to the one to int64."""
-    if _target(root) != ir.DataType.INT64:
+    if cast_type(root) != ir.DataType.INT64:
         raise NoSite
     chain = [root]
     while len(chain) < _DEEPEST:
@@ -65,14 +66,10 @@ def _chain(root: ir.Node) -> list[ir.Node]:
         chain.insert(0, node)
         if node.op_type == "Cast":
             x = node.inputs[0]
-            if _target(node) != ir.DataType.INT32 or x is None or x.dtype != ir.DataType.INT64:
+            if cast_type(node) != ir.DataType.INT32 or x is None or x.dtype != ir.DataType.INT64:
                 break
             return chain
     raise NoSite
-
-
-def _target(cast: ir.Node) -> ir.DataType:
-    return ir.DataType(cast.attributes.get_int("to", 0))
 
 
 RULE = DropShapeCast()

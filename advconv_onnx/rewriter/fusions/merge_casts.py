@@ -12,6 +12,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.layout import cast_type
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.walk import is_only_read_by, producer
 
@@ -50,8 +51,8 @@ class MergeCasts(Rule[Plan]):
 
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
         inner = producer(root.inputs[0], "Cast", graph=root.graph)
-        x, between, last = inner.inputs[0], _target(inner), _target(root)
-        if x is None or x.dtype is None:
+        x, between, last = inner.inputs[0], cast_type(inner), cast_type(root)
+        if x is None or x.dtype is None or between is None or last is None:
             raise NoSite
         if between not in _HOLDERS.get(x.dtype, ()):
             raise Refused(f"a Cast from {x.dtype} to {between} may change values")
@@ -65,10 +66,6 @@ class MergeCasts(Rule[Plan]):
 
     def keeps(self, node: ir.Node) -> bool:
         return True
-
-
-def _target(cast: ir.Node) -> ir.DataType:
-    return ir.DataType(cast.attributes.get_int("to", 0))
 
 
 RULE = MergeCasts()

@@ -27,6 +27,8 @@ class MergeConcats(Rule[Plan]):
     minimum_opset = 4  # before, an axis need not be given
 
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
+        if "axis" not in root.attributes:
+            raise NoSite
         whole = _whole_split(root)
         if whole is not None:
             x = whole.inputs[0]
