@@ -23,11 +23,12 @@ $(VENV)/dev: pyproject.toml constraints.txt
 demo: $(VENV)/demo ## optimize a trained text detector: proved equal, measured on this machine
 	$(BIN)/python samples/demo.py
 
+# Two workers on two cores: threads of numpy's matrix products would only wait for each other.
 test: $(VENV)/dev ## run the tests
-	$(BIN)/python -m pytest -q -n 2 -m "not long"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not long"
 
 test-long: $(VENV)/dev ## run all tests, the sweeps that take minutes included
-	$(BIN)/python -m pytest -q -n 2
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 check: $(VENV)/dev ## lint, formatting, types and layering
 	$(BIN)/ruff check .

@@ -87,7 +87,7 @@ class Prover:
             raise NotCompared("the site runs in float64 on none of the shapes tried")
         # Over all shapes, because the few values of the smallest may all be nearly zero.
         largest = max(value for _, value in found)
-        error = max(gap for gap, _ in found) / max(largest, np.finfo(np.float64).tiny)
+        error = max(gap for gap, _ in found) / (largest or float(np.finfo(np.float64).tiny))
         if not error <= SITE_TOLERANCE:
             raise Disproved(f"float64 difference {error:.1e} of range with the real weights")
         return "; ".join([*parts, f"float64 difference {error:.0e} on {len(found)} shapes"])

@@ -87,8 +87,6 @@ def fuse(
         clean(run.model)
         # A shape that became known makes sites, behind nodes that were not touched too.
         files.infer_shapes(run.model)
-    waiting = [r.rule.minimum_opset for r in run.refusals.values()]
-    opset = files.opset(run.model)
     return Fusing(
         run.model,
         tuple(run.applied),
@@ -96,7 +94,7 @@ def fuse(
             [*run.disproved.values()]
             + [Rewrite(r.rule.name, r.names, "refused", r.reason) for r in run.refusals.values()]
         ),
-        max((wanted for wanted in waiting if wanted > opset), default=0),
+        max((refusal.wanted_opset for refusal in run.refusals.values()), default=0),
     )
 
 
@@ -130,11 +128,16 @@ class _Run:
         before = len(self.applied)
         self.refusals.clear()
         self._taken |= names_in(self.model)  # Cleaning up names things too.
-        for graph in list(self.model.graphs()):
-            for node in list(graph):
-                if node.graph is graph:  # not replaced since the list was made
-                    self._visit(node)
+        self._visit_all(self.model.graph)
         return len(self.applied) > before
+
+    def _visit_all(self, graph: ir.Graph) -> None:
+        for node in list(graph):
+            if node.graph is graph:  # not replaced since the list was made
+                self._visit(node)
+            if node.graph is graph:
+                for _, body in files.bodies(node):
+                    self._visit_all(body)
 
     def _visit(self, node: ir.Node) -> None:
         for rule in self._rules.get(node.op_type, ()):

@@ -180,7 +180,7 @@ def _scales(
     for index in range(1, len(node.inputs)):
         array = constant(node.inputs[index])
         if array is not None and array.size == len(order):
-            inputs[index] = op.initializer(array[list(order)], "scales")
+            inputs[index] = op.initializer(array.reshape(-1)[list(order)], "scales")
 
 
 _KINDS: dict[str, tuple[Callable[[ir.Node], bool], _Change]] = {

@@ -23,11 +23,16 @@ RULE_NAME = "advconv_onnx.rule"
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A site that a rule looked at and refused."""
+    """A site that a rule looked at and refused.
+
+    Attributes:
+        wanted_opset: what it waits for, 0 where that would not help.
+    """
 
     rule: Rule[Any]
     names: tuple[str, ...]
     reason: str
+    wanted_opset: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,19 +108,23 @@ def propose(rule: Rule[Any], root: ir.Node, opset: int) -> Proposal | Refusal | 
     if root.op_type not in rule.roots or root.domain:
         return None
     names: tuple[str, ...] = (_name(root),)
+    wanted_opset = 0
     builder = None
     try:
         site = rule.find(root, opset)
         names = tuple(map(_name, site.nodes))
         _check_readers(rule, site)
         if opset < rule.minimum_opset:
+            wanted_opset = rule.minimum_opset
             raise Refused(f"needs opset {rule.minimum_opset}, the model has {opset}")
         builder = Builder(opset, map(_origin, site.nodes))
         built = rule.rewrite(builder, site.plan)
         outputs = builder.own([built] if isinstance(built, ir.Value) else built)
     except (NoSite, Refused) as outcome:
         _detach(_with_bodies(builder.nodes) if builder else ())
-        return Refusal(rule, names, str(outcome)) if isinstance(outcome, Refused) else None
+        if isinstance(outcome, NoSite):
+            return None
+        return Refusal(rule, names, str(outcome), wanted_opset)
     made = tuple(builder.nodes)
     return Proposal(rule, site, made, tuple(builder.initializers), tuple(outputs))
 

@@ -34,6 +34,9 @@ _EPSILON = 2.0**-10
 """A BatchNormalization's epsilon in a probe: exact, and so is a power of four minus it."""
 
 _LARGEST = 127
+_SMALL_BATCH = 8
+"""Up to this many channels that probe's batch equals them too."""
+
 _SMALL_CHANNELS = 32
 """Up to this many channels a probe also tries images whose sides equal the channels."""
 
@@ -156,11 +159,14 @@ def _of_type(array: NDArray[np.float64], value: ir.Value) -> NDArray[Any]:
 
 
 def _choose(index: int, axis: int, count: int, extent: int, value: ir.Value) -> int:
+    channels = _dims(value)[1] if len(_dims(value)) > 1 else None
+    if index == 1 and isinstance(channels, int) and channels <= _SMALL_CHANNELS:
+        if axis == 0:
+            return channels if channels <= _SMALL_BATCH else 1
+        if extent <= channels:
+            return channels
     if axis == 0:
         return _BATCHES[index]
-    channels = _dims(value)[1] if len(_dims(value)) > 1 else None
-    if index == 1 and isinstance(channels, int) and extent <= channels <= _SMALL_CHANNELS:
-        return channels
     # Different sizes for all axes, but for the smallest.
     return extent + _MARGINS[index] + (count if _MARGINS[index] else 0)
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.walk import maker, operands
 
@@ -43,6 +44,8 @@ class FactorGate(Rule[Plan]):
 
 
 def _check(x: ir.Value, gate: ir.Value) -> None:
+    if constant(gate) is not None:
+        raise NoSite  # A chain of constants, which merge_constants reads.
     if gate.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
         raise Refused(f"the type of '{gate.name}' is {gate.dtype}")
     if x.shape is None or gate.shape is None or len(x.shape) != len(gate.shape):
@@ -59,7 +62,8 @@ RULE = FactorGate()
 
 def _model(nodes: str, gate: str = "float[N, 3, 1, 1] g") -> str:
     return f"""<ir_version: 8, opset_import: ["" : 13]>
-    g (float[N, 3, H, W] x, {gate}) => (float[N, 3, H, W] z) {{ {nodes} }}"""
+    g (float[N, 3, H, W] x, {gate}) => (float[N, 3, H, W] z) <float[1, 1, 1, 1] c = {{2}}>
+    {{ {nodes} }}"""
 
 
 EXAMPLES = (
@@ -71,4 +75,5 @@ NEAR_MISSES = (
     (_model("a = Mul(x, g) z = Add(x, a)", "float[N, 3, H, W] g"), "one value per channel"),
     (_model("a = Mul(x, g) z = Add(x, a)", "float[M, 3, 1, 1] g"), "might widen"),
     (_model("a = Mul(x, g) z = Add(g, a)"), "one value per channel"),
+    (_model("a = Mul(x, c) z = Add(x, a)"), ""),
 )

@@ -60,9 +60,10 @@ def _read(element: ir.Node, x: ir.Value, reader: ir.Node) -> tuple[Convolution, 
     else:
         _check_not_widened(element, x, convolution)
         affine = elementwise(element, x, convolution.rank, convolution.in_channels)
-    if affine.shift.any() and convolution.transposed:
+    shifts = element.op_type not in ("Mul", "Div")
+    if shifts and convolution.transposed:
         raise Refused("a shift before a ConvTranspose reaches border pixels through fewer taps")
-    if affine.shift.any() and convolution.is_padded:
+    if shifts and convolution.is_padded:
         raise Refused("a shift before a padded convolution is missing in the padding")
     return convolution, affine
 
@@ -113,6 +114,7 @@ EXAMPLES = (
 )
 
 NEAR_MISSES = (
+    (_model("y = Sub(c, x) z = Conv <pads = [0, 0, 0, 1]> (y, w)", "float c = {0}"), "padding"),
     (_model("y = Add(x, c) z = Conv <pads = [0, 0, 0, 1]> (y, w)", "float c = {1}"), "padding"),
     (
         _model(

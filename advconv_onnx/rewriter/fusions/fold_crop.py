@@ -6,8 +6,8 @@
 with c pixels taken from the beginnings and ends of the spatial axes, by a Slice or a Pad with
 negative pads: the pixels are then never computed. Refused when batch or channels are cropped, for
 other steps than 1, where something is padded, for ``auto_pad`` SAME and ``output_shape``, where the
-pads of a Conv would become negative, and where the end of a Slice is a position in an output whose
-size is unknown.
+pads of a Conv would become negative, where nothing might be left, and where the end of a Slice is a
+position in an output whose size is unknown.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class FoldCrop(Rule[Plan]):
         if crop[:, :2].any():
             raise Refused("batch or channels are cropped")
         convolution = Convolution.of(node)
-        return Site((node, root), (convolution, _merged_pads(convolution, crop[:, 2:])))
+        pads = _merged_pads(convolution, crop[:, 2:])
+        _check_something_left(convolution, node.outputs[0], crop[:, 2:].sum(axis=0))
+        return Site((node, root), (convolution, pads))
 
     def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
         convolution, pads = plan
@@ -68,6 +70,30 @@ def _merged_pads(convolution: Convolution, crop: NDArray[np.int64]) -> list[int]
     if min(found) < 0:
         raise Refused(f"the convolution's pads would become negative: {found}")
     return found
+
+
+def _check_something_left(
+    convolution: Convolution, y: ir.Value, cropped: NDArray[np.int64]
+) -> None:
+    """Refuse where a Slice may return nothing, which no convolution does."""
+    shape = [None] * convolution.rank if y.shape is None else list(y.shape)
+    for size, smallest, crop in zip(shape[2:], _smallest(convolution), cropped, strict=True):
+        least = size if isinstance(size, int) else smallest
+        if least <= crop:
+            raise Refused(f"of {least} pixels, {crop} are cropped: nothing might be left")
+
+
+def _smallest(convolution: Convolution) -> list[int]:
+    """The smallest output that there may be along each axis, of an input of one pixel."""
+    spatial = convolution.rank - 2
+    if not convolution.transposed:
+        return [1] * spatial
+    attributes = convolution.node.attributes
+    dilations = np.array(attributes.get_ints("dilations", [1] * spatial))
+    added = np.array(attributes.get_ints("output_padding", [0] * spatial))
+    pads = np.array(convolution.pads).reshape(2, -1).sum(axis=0)
+    extents = dilations * (np.array(convolution.weight.shape[2:]) - 1) + 1
+    return list(np.maximum(extents + added - pads, 1).tolist())
 
 
 def _sliced(node: ir.Node, rank: int) -> NDArray[np.int64]:
@@ -134,11 +160,14 @@ EXAMPLES = (
         x="float[N, 4, 5, 6] x",
     ),
     _model(
-        f"{_TRANSPOSE} (x, w) z = Pad(y, p)", "int64[8] p = {0, 0, -1, 0, 0, 0, 0, -2}, float u={0}"
+        f"{_TRANSPOSE} (x, w) z = Pad(y, p)",
+        "int64[8] p = {0, 0, -1, 0, 0, 0, 0, -2}, float u={0}",
+        x="float[N, 4, 5, 6] x",
     ),
     _model(
         f"{_TRANSPOSE} (x, w) z = Pad <pads = [0, 0, -1, 0, 0, 0, 0, -2]> (y)",
         "float u = {0}",
+        x="float[N, 4, 5, 6] x",
         opset=9,
     ),
     _model(
@@ -149,6 +178,7 @@ EXAMPLES = (
     _model(
         "y = Conv <strides = [1, 2], pads = [1, 2, 2, 2], group = 2> (x, w) z = Slice(y, s, e, a)",
         "int64[2] s = {0, 1}, int64[2] e = {-2, -1}, int64[2] a = {2, 3}",
+        x="float[N, 4, 7, 9] x",
         out=4,
     ),
     """<ir_version: 7, opset_import: ["" : 11]> g (float[N, 2, L] x) => (float[N, 4, P] z)
@@ -160,6 +190,21 @@ EXAMPLES = (
 )
 
 NEAR_MISSES = (
+    # Nothing may be left, which a Slice says with an empty tensor and a convolution with an error.
+    (
+        _model(
+            f"{_TRANSPOSE} (x, w) {_SLICE}",
+            "int64[1] s = {12}, int64[1] e = {100}, int64[1] a = {2}",
+            x="float[N, 4, 5, 6] x",
+        ),
+        "nothing might be left",
+    ),
+    (
+        _model(
+            "y = Conv <pads = [1, 2, 2, 2], group = 2> (x, w) z = Slice(y, s, e, a)", _ENDS, out=4
+        ),
+        "nothing might be left",
+    ),
     (
         _model(
             f"{_TRANSPOSE} (x, w) {_SLICE}",

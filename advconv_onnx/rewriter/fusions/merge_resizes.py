@@ -64,7 +64,7 @@ def _scales(resize: ir.Node) -> tuple[int, ...]:
         raise NoSite
     if scales is None or not scales.size or (scales < 1).any() or (scales % 1).any():
         raise NoSite
-    return tuple(int(scale) for scale in scales)
+    return tuple(int(scale) for scale in scales.reshape(-1))
 
 
 RULE = MergeResizes()

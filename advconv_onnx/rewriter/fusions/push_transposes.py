@@ -16,7 +16,7 @@ import dataclasses
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
-from advconv_onnx.rewriter.layout import permutation, sizes_of
+from advconv_onnx.rewriter.layout import given_axes, permutation, sizes_of
 from advconv_onnx.rewriter.permuting import Order, permute, permuted_inputs
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.walk import maker
@@ -78,6 +78,7 @@ class PushTransposes(Rule[_Region]):
 
     def find(self, root: ir.Node, opset: int) -> Site[_Region]:
         region = _grow(root)
+        _check_standardization(region)
         _check_cost(region)
         others = [node for node in region.exits if node is not root]
         nodes = (*region.entries, *region.sorted_nodes(), *others, root)
@@ -99,6 +100,14 @@ class PushTransposes(Rule[_Region]):
 
     def keeps(self, node: ir.Node) -> bool:
         return node.op_type == "Transpose"
+
+
+def _check_standardization(region: _Region) -> None:
+    """Refuse a mean over the last axis, by which ONNX Runtime knows a layer normalization."""
+    last = len(region.order) - 1
+    for node in region.nodes:
+        if node.op_type == "ReduceMean" and given_axes(node, 1, last + 1) == [last]:
+            raise Refused("a standardization over the last axis would no longer be over the last")
 
 
 def _grow(root: ir.Node) -> _Region:

@@ -110,7 +110,8 @@ def _scales(resize: ir.Node) -> tuple[list[int], tuple[ir.Node, ...]]:
     given, sizes = _given(resize, 2), _given(resize, 3)
     nodes: tuple[ir.Node, ...] = ()
     if given is not None:
-        scales = constant(given)
+        array = constant(given)
+        scales = None if array is None else array.reshape(-1)
     elif sizes is not None:
         numbers = numbers_of(sizes, resize.graph)
         scales, nodes = _from_sizes(numbers, resize.inputs[0]), numbers.nodes
