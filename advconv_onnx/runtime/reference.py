@@ -22,7 +22,6 @@ from onnx.reference.ops.op_one_hot import OneHot as EvaluatorOneHot
 from onnx.reference.ops.op_resize import Resize as EvaluatorResize
 
 from advconv_onnx.errors import CheckError
-from advconv_onnx.runtime.loop import Loop
 from advconv_onnx.runtime.kernels import (
     Array,
     Window,
@@ -32,6 +31,7 @@ from advconv_onnx.runtime.kernels import (
     pool_max,
     split_padding,
 )
+from advconv_onnx.runtime.loop import Loop
 
 
 class Reference:
