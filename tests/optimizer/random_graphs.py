@@ -162,6 +162,15 @@ class _Growing:
             self.constants[key] = name
         return name
 
+    def weight(self, shape: Sequence[int], scale: float) -> str:
+        """A kernel; now and then a whole slice of it is zero."""
+        if self.flip(0.85):
+            return self.constant(self.normal(shape, scale), share=True)
+        array = self.normal(shape, scale)
+        axis = int(self.rng.integers(0, len(shape)))
+        np.moveaxis(array, axis, 0)[self.pick((0, -1))] = 0
+        return self.constant(array)
+
     def number(self, value: float) -> str:
         return self.constant(np.full(self.pick(((), (), (1,), (1, 1, 1))), value))
 
@@ -308,7 +317,7 @@ def convolution(g: _Growing, x: Value) -> Value:
     group, out = _groups(g, x)
     kernel = window["kernel_shape"]
     fan_in = x.channels // group * math.prod(kernel)
-    weight = g.constant(g.normal((out, x.channels // group, *kernel), fan_in**-0.5), share=True)
+    weight = g.weight((out, x.channels // group, *kernel), fan_in**-0.5)
     bias = [g.constant(g.normal((out,)), share=True)] if g.flip() else []
     if g.flip(0.3):
         window.pop("kernel_shape")
@@ -835,6 +844,59 @@ def nothing(g: _Growing, x: Value) -> Value:
             return g.node(x.shape, "Expand", x, g.shape_of(x))
 
 
+def normalization(g: _Growing, x: Value) -> Value:
+    """InstanceNormalization, or a normalization over some axes spelled out."""
+    _image(x)
+    if math.prod(x.spatial) < 6:
+        raise _Unfit  # Over so few values it would magnify rounding.
+    per_channel = g.constant(g.signed((x.channels,))), g.constant(g.signed((x.channels,)))
+    if g.flip(0.3):
+        return g.node(x.shape, "InstanceNormalization", x, *per_channel, epsilon=0.1)
+    axes = g.pick(([*range(2, x.rank)], [*range(1, x.rank)], [1], [x.rank - 1]))
+    centred = g.raw("Sub", x, g.reduced("ReduceMean", x, axes))
+    squares = g.raw("Pow", centred, g.number(2)) if g.flip() else g.raw("Mul", centred, centred)
+    variance = g.raw("Add", g.reduced("ReduceMean", squares, axes), g.number(0.1))
+    y = g.node(x.shape, "Div", centred, g.raw("Sqrt", variance))
+    return g.pick((affine, scale_and_shift, lambda g, y: y))(g, y)
+
+
+def pair(g: _Growing, x: Value) -> Value:
+    """Two steps that may be one."""
+    first, second = g.pick(
+        ((relu, relu), (relu, clip), (clip, relu), (clip, clip), (resize, resize), (pad, pool))
+    )
+    return second(g, first(g, x))
+
+
+def parametric(g: _Growing, x: Value) -> Value:
+    """PRelu, or the logarithm of a Softmax."""
+    _image(x)
+    if g.flip():
+        slope = g.constant(g.rng.uniform(0.1, 0.5, (x.channels, *[1] * len(x.spatial))))
+        return g.node(x.shape, "PRelu", x, slope)
+    return g.node(x.shape, "Log", g.raw("Softmax", x, axis=-1))
+
+
+def split_convolutions(g: _Growing, x: Value) -> Value:
+    """A convolution of each half of the channels: a grouped one spelled out."""
+    _image(x)
+    if x.channels % 2:
+        raise _Unfit
+    half, axes = x.channels // 2, len(x.spatial)
+    if g.opset < 13:
+        parts = g.several("Split", 2, x, axis=1, split=[half, half])
+    else:
+        parts = g.several("Split", 2, x, g.integers(half, half), axis=1)
+    out, pads = g.pick((1, 2, half)), [g.pick((0, 1))] * 2 * axes
+    weights = [g.weight((out, half, *[1] * axes), half**-0.5) for _ in parts]
+    shape = (x.shape[0], out, *(size + 2 * pads[0] for size in x.spatial))
+    made = [
+        g.node(shape, "Conv", part, weight, pads=pads)
+        for part, weight in zip(parts, weights, strict=True)
+    ]
+    return g.node((x.shape[0], 2 * out, *shape[2:]), "Concat", *made, axis=1)
+
+
 def linear(g: _Growing, x: Value) -> Value:
     """Gemm or MatMul with Add on a matrix."""
     if x.rank != 2:
@@ -886,6 +948,10 @@ _CHANCES: dict[Step, int] = {
     cast: 2,
     nothing: 3,
     linear: 4,
+    normalization: 3,
+    pair: 3,
+    parametric: 2,
+    split_convolutions: 2,
 }
 STEPS = tuple(_CHANCES)
 _WEIGHTS = np.array(list(_CHANCES.values())) / sum(_CHANCES.values())
