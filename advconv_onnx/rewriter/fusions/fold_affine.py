@@ -1,4 +1,4 @@
-"""Fold a constant Add, Sub, Mul or Div into the convolution before it.
+"""Fold a Neg or a constant Add, Sub, Mul or Div into the convolution before it.
 
     a * (conv(x, w) + b) + c  =  conv(x, a * w) + a * b + c,   a and c one value per output channel
 
@@ -9,6 +9,7 @@ widens the result, when something else reads the convolution's output, and when 
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.affine import Affine, elementwise
@@ -24,7 +25,7 @@ class FoldAffine(Rule[Plan]):
     """Mul(Conv(x), a), Add(Conv(x), c) ... -> Conv(x)."""
 
     name = "fold_affine"
-    roots = frozenset(("Add", "Sub", "Mul", "Div"))
+    roots = frozenset(("Add", "Sub", "Mul", "Div", "Neg"))
 
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
         for value in root.inputs:
@@ -32,7 +33,10 @@ class FoldAffine(Rule[Plan]):
             if node is not None and value is not None:
                 convolution = Convolution.of(node)
                 rank, channels = convolution.rank, convolution.out_channels
-                affine = elementwise(root, value, rank, channels)
+                if root.op_type == "Neg":
+                    affine = Affine(-np.ones(channels), np.zeros(channels))
+                else:
+                    affine = elementwise(root, value, rank, channels)
                 return Site((node, root), (convolution, affine))
         raise NoSite
 
@@ -64,6 +68,7 @@ EXAMPLES = (
         "float[1, 4, 1, 1] c = {1, -2, 4, 0.5}",
         channels=4,
     ),
+    _model("y = ConvTranspose(x, w, b) z = Neg(y)", "float[2] b = {1, 2}", 4, "float[] z"),
     # One and three spatial axes, depthwise with a multiplier, and an old opset.
     """<ir_version: 4, opset_import: ["" : 9]> g (float[N, 2, L] x) => (float[N, 4, P] z)
     <float[4, 1, 2] w = {1, -2, 3, 4, 5, -6, 7, 8}, float[4, 1] c = {1, -2, 3, 0.5}> {

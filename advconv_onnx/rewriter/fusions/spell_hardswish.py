@@ -67,7 +67,7 @@ def _check_clip(clip: ir.Node, shift: float) -> None:
 def _check_sigmoid(sigmoid: ir.Node) -> None:
     attributes = sigmoid.attributes
     alpha, beta = attributes.get_float("alpha", 0.2), attributes.get_float("beta", 0.5)
-    if not _close(alpha, 1 / 6) or beta != 0.5:
+    if not _close(alpha, 1 / 6) or not _close(beta, 0.5):
         raise Refused(f"HardSigmoid has alpha={alpha:g}, beta={beta:g}")
 
 

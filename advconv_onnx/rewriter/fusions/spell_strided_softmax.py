@@ -13,13 +13,14 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
-from advconv_onnx.rewriter.layout import sizes_of
+from advconv_onnx.rewriter.layout import permutation, sizes_of
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.softmax import (
     ONE_AXIS,
     has_axes_to_merge,
     softmax_before_merged_axes,
 )
+from advconv_onnx.rewriter.walk import only_reader
 
 Plan = tuple[ir.Value, str, int]
 
@@ -41,7 +42,7 @@ class SpellStridedSoftmax(Rule[Plan]):
                 raise NoSite
             raise Refused(f"the rank of '{x.name}' is unknown")
         axis %= len(x.shape)
-        if not has_axes_to_merge(sizes_of(x), axis):
+        if not has_axes_to_merge(sizes_of(x), axis) or _is_brought_to_the_end(root, axis):
             raise NoSite
         return Site((root,), (x, root.op_type, axis))
 
@@ -54,6 +55,12 @@ def _is_before_log(root: ir.Node) -> bool:
     """Whether ``spell_log_softmax`` comes first."""
     readers = [reader.op_type for reader, _ in root.outputs[0].uses()]
     return root.op_type == "Softmax" and readers == ["Log"]
+
+
+def _is_brought_to_the_end(root: ir.Node, axis: int) -> bool:
+    """Whether ``spell_softmax_last`` comes first."""
+    reader = only_reader(root.outputs[0])
+    return reader is not None and reader.op_type == "Transpose" and permutation(reader)[-1] == axis
 
 
 RULE = SpellStridedSoftmax()
