@@ -295,6 +295,13 @@ def _pool_window(x: Array, a: dict[str, Any]) -> Window:
     )
 
 
+class GlobalMaxPool(OpRun):
+    """GlobalMaxPool; the evaluator's is for two spatial axes only."""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
 class BatchNormalization(OpRun):
     """BatchNormalization since opset 7: before 14 more than one output means training."""
 
@@ -422,6 +429,7 @@ _OPERATORS = (
     ConvTranspose,
     MaxPool,
     AveragePool,
+    GlobalMaxPool,
     BatchNormalization,
     Cast,
     Pad,
