@@ -84,7 +84,8 @@ class WrongInFloat32(nn.Module):
     """Cancels in float32, as every element is a small difference of large numbers."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x + 1e6) - 1e6
+        large = x.abs().sum() * 1e6  # no constant: those would be merged, exactly
+        return (x + large) - large
 
 
 def run(path: Path, **inputs: torch.Tensor) -> dict[str, np.ndarray]:
