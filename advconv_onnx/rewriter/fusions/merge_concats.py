@@ -24,6 +24,7 @@ class MergeConcats(Rule[Plan]):
     name = "merge_concats"
     roots = frozenset(("Concat",))
     affine_in_weights = False
+    needs_shapes = True
     minimum_opset = 4  # before, an axis need not be given
 
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
