@@ -283,16 +283,20 @@ def custom_node(model: ir.Model) -> ir.Node | None:
     return None
 
 
-def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
+def save(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
     """Write a model whole or not at all: written beside, flushed to disk, then renamed.
 
     Weights go to ``PATH.data`` when they exceed ``INLINE_LIMIT`` or already were external. A link
     is followed.
 
+    Returns:
+        The files written: the model, and its data if that is a file of its own.
+
     Raises:
         InputError: the file cannot be written; nothing is left behind.
     """
     file = Path(path).resolve() if os.path.islink(path) else Path(path)
+    written = []
     with _staging_folder(file) as folder:
         external = f"{file.name}.data" if _wants_external_data(model) else None
         try:
@@ -306,8 +310,10 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
                 if (folder / name).exists():
                     _flush(folder / name)
                     os.replace(folder / name, file.parent / name)
+                    written.append(file.parent / name)
         except OSError as error:
             raise _unwritable(file, error) from error
+    return tuple(reversed(written))
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,10 @@ def optimize(
             trial = Trial(baseline, sample.inputs, wanted, deadline, Path(folder))
             candidate, measurement = decide(trial, rewriting, candidate, announce)
     announce("writing")
-    files.save(candidate.model, target)
+    written = files.save(candidate.model, target)
     return Report(
-        summarize(source, original),
-        summarize(target, candidate.model),
+        summarize(source, original, (source, *files.data_files(original))),
+        summarize(target, candidate.model, written),
         device(wanted.provider, resolve_threads(wanted.threads)),
         candidate.validation,
         candidate.rewrites,
@@ -91,10 +91,15 @@ def _open(source: Path, target: Path, options: Options) -> ir.Model:
     return original
 
 
-def summarize(path: Path, model: ir.Model) -> ModelSummary:
-    """Describe a model file in figures; ``model`` is its content."""
+def summarize(path: Path, model: ir.Model, parts: Iterable[Path]) -> ModelSummary:
+    """Describe a model file in figures.
+
+    Args:
+        path: the file.
+        model: its content.
+        parts: the file itself and those that hold its data.
+    """
     found = inspect(model)
-    parts = [path, *files.data_files(files.read(path))]
     return ModelSummary(
         path=str(path),
         sha256=files.sha256(path),
