@@ -212,6 +212,49 @@ def _phases() -> Iterator[Pair]:
         )
 
 
+def _composed() -> Iterator[Pair]:
+    conv, depthwise = "Conv <pads = [1, 1, 1, 1]>", "Conv <group = {g}, pads = [1, 1, 1, 1]>"
+    for name, first, second, one, weights in (
+        ("3x3, 1x1", conv, "Conv", conv, ((64, 32, 3, 3), (32, 64, 1, 1), (32, 32, 3, 3))),
+        ("1x1, 3x3", "Conv", conv, conv, ((64, 32, 1, 1), (64, 64, 3, 3), (64, 32, 3, 3))),
+        (
+            "2 groups of 3x3, of 1x1",
+            depthwise.format(g=2),
+            "Conv <group = 2>",
+            depthwise.format(g=2),
+            ((64, 16, 3, 3), (32, 32, 1, 1), (32, 16, 3, 3)),
+        ),
+        (
+            "ConvTranspose, 1x1",
+            "ConvTranspose <strides = [2, 2]>",
+            "Conv",
+            "ConvTranspose <strides = [2, 2]>",
+            ((32, 32, 2, 2), (16, 32, 1, 1), (32, 16, 2, 2)),
+        ),
+        (
+            "depthwise, 1x1 to one channel",
+            depthwise.format(g=32),
+            "Conv",
+            conv,
+            ((32, 1, 3, 3), (1, 32, 1, 1), (1, 32, 3, 3)),
+        ),
+        (
+            "depthwise, 4 groups of 1x1",
+            depthwise.format(g=32),
+            "Conv <group = 4>",
+            depthwise.format(g=4),
+            ((32, 1, 3, 3), (4, 8, 1, 1), (4, 8, 3, 3)),
+        ),
+    ):
+        yield Pair(
+            f"compose_pointwise: {name}",
+            (1, 32, 56, 56),
+            f"a = {first} (x, v) y = {second} (a, w)",
+            f"y = {one} (x, u)",
+            dict(zip("vwu", weights, strict=True)),
+        )
+
+
 def pairs() -> Iterator[Pair]:
     """All pairs, rule by rule."""
     yield from _transposed()
@@ -223,6 +266,7 @@ def pairs() -> Iterator[Pair]:
     yield from _dead()
     yield from _dead_taps()
     yield from _phases()
+    yield from _composed()
 
 
 def write(pair: Pair, body: str, path: Path, rng: np.random.Generator) -> Path:

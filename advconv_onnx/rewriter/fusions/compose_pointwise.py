@@ -11,7 +11,7 @@ unless the composed weights are fewer (they count the multiplications per pixel)
 convolution would become another (ONNX Runtime takes 1.3 to 3.6 times as long for fewer
 multiplications) or groups no longer fit its blocks of 8 channels, for a padded or strided 1x1,
 where padding makes the output larger than the input, and when something else reads the value
-between. Elsewhere it is 1.5 to 3 times as fast (``benchmarks/compositions.py``).
+between. Elsewhere it is 1.5 to 3 times as fast (``benchmarks/structures.py``).
 """
 
 from __future__ import annotations
