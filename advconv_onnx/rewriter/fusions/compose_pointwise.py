@@ -8,10 +8,10 @@ groups of both; the result has the groups they share. The first is exact everywh
 included, because a 1x1 convolution without padding treats every pixel alike; in the second a bias
 between is missing in the padding, and a ConvTranspose spreads it unevenly. Refused for such a bias,
 unless the composed weights are fewer (they count the multiplications per pixel), where a depthwise
-convolution would become another (ONNX Runtime takes 1.3 to 3.6 times as long for fewer
+convolution would become another (ONNX Runtime takes up to 3.6 times as long for fewer
 multiplications) or groups no longer fit its blocks of 8 channels, for a padded or strided 1x1,
 where padding makes the output larger than the input, and when something else reads the value
-between. Elsewhere it is 1.5 to 3 times as fast (``benchmarks/structures.py``).
+between. Elsewhere it is 1.6 to 3.7 times as fast (``benchmarks/structures.py``).
 """
 
 from __future__ import annotations
