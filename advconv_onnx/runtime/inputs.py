@@ -68,6 +68,7 @@ def runnable_samples(
     seed: int = 0,
     threads: int | None = None,
     data: Mapping[str, Array] | None = None,
+    sparing: bool = False,
 ) -> tuple[Sample, ...]:
     """Draw inputs that ONNX Runtime runs the model with, finite results preferred.
 
@@ -76,12 +77,15 @@ def runnable_samples(
         seed: same seed, same inputs.
         threads: intra-op threads; None for one per physical core.
         data: arrays used as they are; only the other inputs are drawn.
+        sparing: spare memory, not time: ONNX Runtime then makes no copies of the weights.
 
     Raises:
         CheckError: the model does not load.
         InputError: it runs with no shape that was tried, or ``data`` does not fit it.
     """
-    session = open_session(model, threads=threads)
+    session = open_session(
+        model, threads=threads, graph_optimizations=not sparing, prepacking=not sparing
+    )
 
     def runs(inputs: Mapping[str, Array], *, finite: bool) -> bool:
         try:

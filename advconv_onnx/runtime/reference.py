@@ -351,6 +351,20 @@ class Pad(OpRun):
         return (np.pad(kept, widths, mode=mode, **filling).astype(x.dtype),)
 
 
+class Split(OpRun):
+    """Split of all opsets; the evaluator takes sizes that do not add up."""
+
+    def _run(self, x: Array, split: Array | None = None, **a: Any) -> tuple[Array, ...]:
+        axis, parts = a.get("axis") or 0, len(self.output)
+        given = a.get("split") if split is None else split
+        size = -(-x.shape[axis] // parts)
+        sizes = [size] * (parts - 1) + [x.shape[axis] - size * (parts - 1)]
+        sizes = sizes if given is None else [int(number) for number in given]
+        if sum(sizes) != x.shape[axis] or min(sizes) < 0:
+            raise ValueError(f"the parts {sizes} are not all of {x.shape[axis]}")
+        return tuple(np.split(x, np.cumsum(sizes)[:-1], axis=axis))
+
+
 class Resize(EvaluatorResize):
     """Resize; that of opset 10 takes (x, scales) and samples asymmetrically.
 
@@ -434,6 +448,7 @@ _OPERATORS = (
     Cast,
     Pad,
     Resize,
+    Split,
     Softmax,
     LogSoftmax,
     GatherElements,

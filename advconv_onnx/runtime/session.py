@@ -24,6 +24,7 @@ def open_session(
     provider: str = "cpu",
     threads: int | None = None,
     graph_optimizations: bool = True,
+    prepacking: bool = True,
     profile_prefix: str | None = None,
     record_placement: bool = False,
 ) -> ort.InferenceSession:
@@ -34,6 +35,7 @@ def open_session(
         provider: a name of ``providers.PROVIDERS``; nodes it cannot run go to the CPU.
         threads: intra-op threads; None for one per physical core this process may use.
         graph_optimizations: False runs the graph as it is written.
+        prepacking: False runs on the weights as they are, without a copy laid out for speed.
         profile_prefix: where to write ONNX Runtime's profile; None for no profile.
         record_placement: keep which provider each node was given to.
 
@@ -42,13 +44,16 @@ def open_session(
         MissingDependencyError: the provider does not work here; the message says what to install.
         CheckError: ONNX Runtime does not load the model.
     """
+    entries = {"session.record_ep_graph_assignment_info": "1"} if record_placement else {}
+    if not prepacking:
+        entries["session.disable_prepacking"] = "1"
     create = functools.partial(
         create_session,
         provider=provider,
         threads=threads,
         graph_optimizations=graph_optimizations,
         profile_prefix=profile_prefix,
-        entries={"session.record_ep_graph_assignment_info": "1"} if record_placement else {},
+        entries=entries,
     )
     if not isinstance(model, ir.Model):
         return create(os.fspath(model), os.fspath(model))

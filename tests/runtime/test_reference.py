@@ -82,6 +82,33 @@ def test_negative_pads_take_pixels_away(mode):
     assert_like_ort(model, x=floats(2, 4, 7, 9))
 
 
+@pytest.mark.parametrize(
+    ("opset", "split"),
+    [
+        (11, "a, b, c = Split <axis = -1, split = [4, 3, 2]> (x)"),
+        (11, "a, b, c = Split <axis = 3> (x)"),
+        (13, "a, b, c = Split <axis = 1> (x, s)"),
+        (18, "a, b = Split <axis = 2, num_outputs = 2> (x)"),
+    ],
+)
+def test_split(opset, split):
+    outputs = ", ".join(f"float {name}" for name in split.split(" = ")[0].split(", "))
+    model = build(
+        f"g (float[2, 4, 7, 9] x) => ({outputs}) <int64[3] s = {{1, 2, 1}}> {{ {split} }}",
+        opset=opset,
+    )
+    assert_like_ort(model, x=floats(2, 4, 7, 9))
+
+
+def test_a_split_whose_sizes_do_not_add_up_fails():
+    model = build(
+        "g (float[2, N] x) => (float a, float b) <int64[2] s = {1, 2}> "
+        "{ a, b = Split <axis = 1> (x, s) }"
+    )
+    with pytest.raises(CheckError, match="not all of 4"):
+        Reference(model).run({"x": floats(2, 4)})
+
+
 def test_batch_normalization_before_opset_14_uses_the_stored_statistics():
     weights = {"s": floats(3), "b": floats(3), "m": floats(3), "v": abs(floats(3))}
     body = "g (float[2, 3, 4, 5] x) => (float y) { y = BatchNormalization(x, s, b, m, v) }"
