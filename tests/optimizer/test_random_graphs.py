@@ -29,6 +29,9 @@ TOLERANCE = 1e-4
 EXACT_TOLERANCE = 1e-6
 """The same in float64, which is asked where float32 leaves a doubt: weights are rounded still."""
 
+ROUNDINGS = 4
+"""How many times the original's own distance from float64 a result may have."""
+
 LARGEST_FOLDED = 1 << 12
 QUICK, QUICK_PARTS = 300, 2
 """How many graphs, and how many tests share them, so that several processes can."""
@@ -65,11 +68,20 @@ def gap(wanted: Arrays, found: Arrays) -> float:
 
 
 def is_equal(original: ir.Model, result: ir.Model, x: np.ndarray, wanted: Arrays) -> bool:
-    """Whether two models agree in ONNX Runtime as they are written, or else in float64."""
-    if gap(wanted, run(result, x)) <= TOLERANCE:
+    """Whether two models agree in ONNX Runtime as they are written, or else in float64.
+
+    A mean of a standardized tensor is zero, and in float32 nothing but rounding: there the result
+    may be as far from float64 as a few times what the original is.
+    """
+    found = run(result, x)
+    if gap(wanted, found) <= TOLERANCE:
         return True
-    return (
-        gap(Reference(original).run({"x": x}), Reference(result).run({"x": x})) <= EXACT_TOLERANCE
+    exact, exactly_found = (Reference(model).run({"x": x}) for model in (original, result))
+    if gap(exact, exactly_found) <= EXACT_TOLERANCE:
+        return True
+    return all(
+        abs(found[name] - array).max() <= ROUNDINGS * abs(wanted[name] - array).max()
+        for name, array in exact.items()
     )
 
 
