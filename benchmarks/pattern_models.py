@@ -20,6 +20,7 @@ from benchmarks.pattern_checks import (
     becomes,
     gone,
     nodes,
+    operators,
     parameters,
 )
 
@@ -741,12 +742,14 @@ def _layouts() -> Iterator[Pattern]:
         _3X3,
         4,
     )
-    yield nhwc(
+    yield Pattern(
+        group,
         "NHWC: ReduceMean of a Conv",
         f"a = {_TO_NCHW} (x) c = Conv (a, w) d = {_TO_NHWC} (c)"
         " e = ReduceMean <keepdims = 0> (d, axes) y = Relu (e)",
         {**_3X3, "axes": ints(1, 2)},
-        4,
+        lambda model: operators(model)["Transpose"] == 1,
+        inputs=_NHWC,
     )
     yield Pattern(
         group,

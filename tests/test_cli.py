@@ -317,4 +317,4 @@ def test_progress_is_for_terminals_and_not_for_quiet(folder: Path, quiet: bool) 
     os.close(parent)
     out, _ = process.communicate()
     assert process.returncode == 0
-    assert (b"fusing" in shown) == (b"fold_affine" in out) == (not quiet)
+    assert (b"writing" in shown) == (b"fold_affine" in out) == (not quiet)

@@ -177,7 +177,7 @@ def test_refusals_that_a_later_pass_overtakes_are_forgotten() -> None:
     """Two equal products refuse each other until the pass over the rest has made them one."""
     model = parse(
         """<ir_version: 8, opset_import: ["" : 15]> g (float[N, 4, H, W] x) => (float[] z) {
-            a = Conv(x, w) d = Mul(a, c) e = Mul(a, c) f = Relu(d) h = Neg(e) i = Add(f, h)
+            a = Conv(x, w) d = Mul(a, c) e = Mul(a, c) f = Relu(d) h = Abs(e) i = Add(f, h)
             j = Conv(i, u) z = Add(j, one) }""",
         w=W, c=C, u=U, one=np.float32(1),
     )  # fmt: skip
