@@ -163,19 +163,32 @@ class Rewriting:
         fusing = None
         wanted = fuse(base.model, rules, seed=seed, limit=0).wanted_opset
         if not wanted:
-            fusing = fuse(base.model, rules, seed=seed, banned=banned)
+            fusing = self._fuse_within(base, rules, banned)
             wanted = fusing.wanted_opset
         if wanted:
             raised = self._step(base, "raise_opset", functools.partial(_raise_opset, wanted))
             if raised.model is base.model:
                 base = raised
             else:
-                newer = fuse(raised.model, rules, seed=seed, banned=banned)
+                newer = self._fuse_within(raised, rules, banned)
                 opset = files.opset(base.model)
                 needing = {rule.name for rule in rules if rule.minimum_opset > opset}
                 if any(rewrite.rule in needing for rewrite in newer.applied):
                     return raised, newer
-        return base, fusing or fuse(base.model, rules, seed=seed, banned=banned)
+        return base, fusing or self._fuse_within(base, rules, banned)
+
+    def _fuse_within(
+        self,
+        base: _Base,
+        rules: Collection[Rule[Any]],
+        banned: Collection[Site],
+        limit: int | None = None,
+    ) -> Fusing:
+        """Fuse, without giving shared weights to each reader if that grows the model too much."""
+        run = functools.partial(fuse, base.model, rules, seed=self._options.seed, banned=banned)
+        whole = run()
+        may_grow = not self._growth(whole.model)
+        return whole if may_grow and limit is None else run(limit=limit, may_grow=may_grow)
 
     def _give_up_guilty_pass(self, base: _Base, reason: str) -> bool:
         """Find the pass over the whole model that makes it differ, and leave it out from now on."""
@@ -200,7 +213,7 @@ class Rewriting:
         good, bad = 0, len(applied)
         while bad - good > 1:
             middle = (good + bad) // 2
-            part = fuse(base.model, rules, seed=self._options.seed, banned=banned, limit=middle)
+            part = self._fuse_within(base, rules, banned, limit=middle)
             good, bad = (middle, bad) if self._validate(part.model).passed else (good, middle)
         return applied[bad - 1]
 

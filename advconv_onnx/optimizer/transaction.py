@@ -18,6 +18,9 @@ from advconv_onnx.rewriter.simplify import clean
 _FUEL = 20
 """Passes over a graph before rules that undo each other are stopped."""
 
+_TINY = 1 << 10
+"""Bytes that a rewrite may always add: sizes, axes and single numbers."""
+
 Site = tuple[str, tuple[str, ...]]
 """A rule's name and the names of the nodes it applies to."""
 
@@ -70,6 +73,7 @@ def fuse(
     seed: int,
     banned: Collection[Site] = (),
     limit: int | None = None,
+    may_grow: bool = True,
 ) -> Fusing:
     """Apply rules to a copy of a model, each site proved before it is committed.
 
@@ -79,8 +83,9 @@ def fuse(
         seed: of the proofs.
         banned: sites that are not to be rewritten.
         limit: how many sites to rewrite at most, to find the one that breaks a model.
+        may_grow: whether nodes that share a weight may each get one of their own.
     """
-    run = _Run(model.clone(), rules, seed, set(banned), limit)
+    run = _Run(model.clone(), rules, seed, set(banned), limit, may_grow)
     for _ in range(_FUEL):
         if not run.pass_over():
             break
@@ -108,6 +113,7 @@ class _Run:
         seed: int,
         banned: set[Site],
         limit: int | None,
+        may_grow: bool,
     ) -> None:
         self.model = model
         self.applied: list[Rewrite] = []
@@ -122,6 +128,7 @@ class _Run:
                 self._rules.setdefault(op_type, []).append(rule)
         self._banned = banned
         self._limit = limit
+        self._may_grow = may_grow
 
     def pass_over(self) -> bool:
         """Visit every node of every graph once; whether anything was rewritten."""
@@ -148,7 +155,8 @@ class _Run:
             if isinstance(result, Refusal):
                 self.refusals[site] = result
                 continue
-            certificate = self._prove(result, site) if self._may_commit(site) else None
+            may_commit = self._may_commit(site) and self._has_room(result)
+            certificate = self._prove(result, site) if may_commit else None
             if certificate is not None:
                 result.commit(self._taken)
                 self.applied.append(Rewrite(*site, "applied", "", certificate))
@@ -159,6 +167,16 @@ class _Run:
         if site in self._banned or site in self.disproved:
             return False
         return self._limit is None or len(self.applied) < self._limit
+
+    def _has_room(self, proposal: Proposal) -> bool:
+        growth = proposal.growth
+        if self._may_grow or growth <= _TINY:
+            return True
+        reason = f"the weights would grow by {growth} bytes, and by more than --max-growth in all"
+        self.refusals[proposal.rule.name, proposal.names] = Refusal(
+            proposal.rule, proposal.names, reason
+        )
+        return False
 
     def _prove(self, proposal: Proposal, site: Site) -> str | None:
         try:

@@ -54,6 +54,15 @@ class Proposal:
         """Names of the nodes that would be replaced."""
         return tuple(map(_name, self.site.nodes))
 
+    @property
+    def growth(self) -> int:
+        """Bytes of constants that the model gains, a weight that others still read among them."""
+        new = (value.const_value for value in self.new_initializers)
+        read = {v for node in self.site.nodes for v in node.inputs if v is not None}
+        old = (v.const_value for v in read if not _is_read_outside(v, set(self.site.nodes)))
+        gained, freed = (sum(t.nbytes for t in tensors if t is not None) for tensors in (new, old))
+        return gained - freed
+
     def discard(self) -> None:
         """Give the proposal up: its nodes must no longer count as readers of the graph's values."""
         _detach(_with_bodies(self.new_nodes))

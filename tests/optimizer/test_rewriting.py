@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -19,6 +20,7 @@ from advconv_onnx.rewriter.fusions import all_rules
 from advconv_onnx.rewriter.proposal import Proposal
 from advconv_onnx.rewriter.rule import Rule, Site
 from tests.optimizer.networks import operators, paddle_block
+from tests.parsing import parse
 
 
 def rewriting(path: Path, **options: Any) -> Rewriting:
@@ -141,6 +143,27 @@ def test_growth_beyond_the_limit_is_refused(
     assert record.status == "refused"
     assert "--max-growth" in record.reason
     assert len(operators(candidate.model)) == 9
+
+
+def test_weights_stay_shared_where_copies_would_grow_the_model_too_much(tmp_path: Path) -> None:
+    count = 9
+    nodes = " ".join(
+        f"a{i} = Conv <dilations = [{i}, 1]> (x, w) y{i} = Mul(a{i}, c)" for i in range(1, count)
+    )
+    outputs = ", ".join(f"float[N, 64, P{i}, Q] y{i}" for i in range(1, count))
+    rng = np.random.default_rng(0)
+    model = parse(
+        '<ir_version: 8, opset_import: ["" : 15]> g (float[N, 64, H, W] x) '
+        f"=> ({outputs}) {{ {nodes} }}",
+        w=rng.normal(size=(64, 64, 3, 3)).astype(np.float32) / 24,
+        c=np.float32(2),
+    )
+    files.save(model, tmp_path / "m.onnx")
+    candidate = rewriting(tmp_path / "m.onnx").candidate()
+    assert "Mul" in operators(candidate.model)
+    assert any("more than --max-growth" in record.reason for record in candidate.rewrites)
+    grown = rewriting(tmp_path / "m.onnx", max_growth=count).candidate()
+    assert operators(grown.model) == ["Conv"] * (count - 1)
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -113,6 +113,21 @@ def test_a_weight_that_two_convolutions_share_is_folded_for_each() -> None:
     assert np.array_equal(side, W) or np.array_equal(alone, W), "an addition changes no weight"
 
 
+def test_a_shared_weight_is_not_copied_where_the_model_may_not_grow() -> None:
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 15]>
+        g (float[N, 32, H, W] x) => (float[N, 32, P, Q] y, float[N, 32, R, S] z) {
+            [one] a = Conv(x, w) [mul] y = Mul(a, c)
+            [two] b = Conv <strides = [2, 2]> (x, w) [add] z = Add(b, c) }""",
+        w=normal(32, 32, 3, 3), c=np.float32(2),
+    )  # fmt: skip
+    assert len(fused(model, [FOLD_AFFINE]).applied) == 2
+    held = fused(model, [FOLD_AFFINE], may_grow=False)
+    assert not held.applied
+    assert {record.nodes for record in held.refused} == {("one", "mul"), ("two", "add")}
+    assert "would grow by 36864 bytes" in held.refused[0].reason
+
+
 def test_a_weight_that_is_also_an_output_keeps_its_values() -> None:
     model = parse(
         """<ir_version: 8, opset_import: ["" : 15]>
