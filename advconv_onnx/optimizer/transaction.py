@@ -169,8 +169,10 @@ class _Run:
         return self._limit is None or len(self.applied) < self._limit
 
     def _has_room(self, proposal: Proposal) -> bool:
+        if self._may_grow:
+            return True
         growth = proposal.growth
-        if self._may_grow or growth <= _TINY:
+        if growth <= _TINY:
             return True
         reason = f"the weights would grow by {growth} bytes, and by more than --max-growth in all"
         self.refusals[proposal.rule.name, proposal.names] = Refusal(

@@ -13,7 +13,15 @@ import onnx_ir as ir
 
 from advconv_onnx.rewriter.constants import constant, rank_of, scalar
 from advconv_onnx.rewriter.rule import NoSite, Refused
-from advconv_onnx.rewriter.walk import input_of, is_only_read_by, maker, operands, producer, shifted
+from advconv_onnx.rewriter.walk import (
+    input_of,
+    is_only_read_by,
+    maker,
+    only_reader,
+    operands,
+    producer,
+    shifted,
+)
 
 CLIPS = frozenset(("Clip", "Relu", "Min", "Max"))
 """Operators that can bound a tensor by constants."""
@@ -121,11 +129,13 @@ def bounded(last: ir.Node) -> Bounded:
 def is_bounded_further(node: ir.Node) -> bool:
     """Whether all that reads a node is one more bound by constants."""
     y = node.outputs[0]
-    readers = {reader for reader, _ in y.uses()}
-    if y.is_graph_output() or len(readers) != 1:
-        return False
-    reader = readers.pop()
-    if reader.domain or reader.op_type not in CLIPS or reader.graph is not node.graph:
+    reader = only_reader(y)
+    if (
+        reader is None
+        or reader.domain
+        or reader.op_type not in CLIPS
+        or reader.graph is not node.graph
+    ):
         return False
     try:
         return _bounds(reader)[0] is y

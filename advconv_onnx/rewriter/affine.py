@@ -53,7 +53,7 @@ def batchnorm(node: ir.Node) -> Affine:
 
 
 def elementwise(node: ir.Node, tensor: ir.Value, rank: int, channels: int) -> Affine:
-    """Read an Add, Sub, Mul or Div of ``tensor`` and a constant.
+    """Read a Neg of ``tensor``, or an Add, Sub, Mul or Div of it and a constant.
 
     Args:
         node: the operator.
@@ -65,6 +65,8 @@ def elementwise(node: ir.Node, tensor: ir.Value, rank: int, channels: int) -> Af
         NoSite: the other operand is no floating-point constant.
         Refused: it is not one value per channel, or the operation is not affine.
     """
+    if node.op_type == "Neg":
+        return Affine(-np.ones(channels), np.zeros(channels))
     first = node.inputs[0] is tensor
     array = constant(node.inputs[1 if first else 0])
     if array is None or not np.issubdtype(array.dtype, np.floating):

@@ -1,8 +1,9 @@
 """Which values ONNX Runtime's CPU provider holds in its blocked layout (NCHWc).
 
 There the channels of an image lie in blocks of 8 (AVX2) or 16 (AVX-512) numbers. A convolution
-enters the layout, some operators stay in it, any other one has its inputs reordered back. The rules
-here were probed on ONNX Runtime 1.31; a wrong answer costs time, never correctness.
+enters the layout, a grouped one only if each group fills blocks; some operators stay in it, any
+other one has its inputs reordered back. The rules here were probed on ONNX Runtime 1.31; a wrong
+answer costs time, never correctness.
 """
 
 from __future__ import annotations
@@ -14,6 +15,13 @@ from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.walk import input_of
 
 BLOCK = 8
+"""Channels of the smaller blocks."""
+
+WIDEST_BLOCK = 16
+"""Channels that fill blocks on every machine."""
+
+BLOCKED_RANK = 4
+"""Only images of two axes are laid out in blocks."""
 
 _UNARY = frozenset(
     ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Gelu")
@@ -49,15 +57,23 @@ def is_blocked(value: ir.Value | None, look_back: int = _FAR) -> bool:
 
 def has_full_blocks(value: ir.Value | None) -> bool:
     """Whether the channels (N, C, H, W) are known to fill blocks; pools and Concat demand it."""
-    if value is None or value.shape is None or len(value.shape) != 4:
+    if value is None or value.shape is None or len(value.shape) != BLOCKED_RANK:
         return False
     channels = value.shape[1]
     return isinstance(channels, int) and channels % BLOCK == 0
 
 
+def fills_blocks(inputs: int, outputs: int) -> bool:
+    """Whether groups of so many input and output channels are laid out in blocks.
+
+    A depthwise convolution is, whatever its channels.
+    """
+    return inputs == outputs == 1 or (inputs % WIDEST_BLOCK == 0 and outputs % WIDEST_BLOCK == 0)
+
+
 def _is_blocked_convolution(conv: ir.Node) -> bool:
     weight, bias = constant(conv.inputs[1]), input_of(conv, 2)
-    if weight is None or weight.ndim != 4 or weight.dtype != np.float32:
+    if weight is None or weight.ndim != BLOCKED_RANK or weight.dtype != np.float32:
         return False
     if bias is not None and constant(bias) is None:
         return False

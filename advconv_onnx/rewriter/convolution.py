@@ -82,10 +82,50 @@ class Convolution:
         return str(self.node.attributes.get_string("auto_pad", "NOTSET"))
 
     @property
+    def kernel(self) -> tuple[int, ...]:
+        """Taps along each spatial axis."""
+        return tuple(map(int, self.weight.shape[2:]))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the kernel in a Conv, of the input's pixels in a ConvTranspose."""
+        return self._ints("strides", 1)
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        """Distances of taps."""
+        return self._ints("dilations", 1)
+
+    @property
+    def output_padding(self) -> tuple[int, ...]:
+        """What a ConvTranspose adds behind its output."""
+        return self._ints("output_padding", 0)
+
+    def _ints(self, name: str, default: int) -> tuple[int, ...]:
+        return tuple(self.node.attributes.get_ints(name, [default] * (self.rank - 2)))
+
+    @property
     def pads(self) -> tuple[int, ...]:
-        """Pads as given: all beginnings, then all ends. Meaningless under ``auto_pad`` SAME."""
-        spatial = self.rank - 2
-        return tuple(self.node.attributes.get_ints("pads", [0] * 2 * spatial))
+        """All beginnings, then all ends. Meaningless under ``auto_pad`` SAME."""
+        none = [0] * 2 * (self.rank - 2)
+        if self.auto_pad == "VALID":
+            return tuple(none)
+        return tuple(self.node.attributes.get_ints("pads", none))
+
+    def pads_changed(self, change: Array) -> list[int]:
+        """The pads plus ``change`` (2, spatial axes): all beginnings, then all ends.
+
+        Raises:
+            Refused: they depend on sizes, or would become negative.
+        """
+        if self.auto_pad.startswith("SAME"):
+            raise Refused("the convolution's auto_pad depends on the size of its input")
+        if self.node.attributes.get_ints("output_shape", None):
+            raise Refused("the ConvTranspose fixes its output_shape")
+        pads: list[int] = (np.array(self.pads) + np.ravel(change)).tolist()
+        if min(pads) < 0:
+            raise Refused(f"the convolution's pads would become negative: {pads}")
+        return pads
 
     @property
     def is_padded(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.layout import Size, Sizes, permutation, resolve, sizes_of
-from advconv_onnx.rewriter.rule import NoSite
+from advconv_onnx.rewriter.rule import NoSite, Plan, Rule
 from advconv_onnx.rewriter.shapes import numbers_of
 from advconv_onnx.rewriter.walk import input_of, producer
 
@@ -51,6 +52,31 @@ def shuffle_of(root: ir.Node) -> Shuffle:
     merged, merging = _target(root, tuple(split[axis] for axis in perm))
     nodes = (*dict.fromkeys((*splitting, *merging)), first, transpose, root)
     return Shuffle(x, sizes, split, perm, merged, nodes)
+
+
+class ShuffleRule(Rule[Plan], abc.ABC):
+    """A rule whose sites are shuffles; what only computes the targets may stay for others."""
+
+    roots = frozenset(("Reshape",))
+    affine_in_weights = False
+    needs_shapes = True
+
+    def keeps(self, node: ir.Node) -> bool:
+        """Whether a node computes a target."""
+        return node.op_type not in ("Reshape", "Transpose")
+
+
+def shuffle_text(split: str, perm: str, merged: str, x: str, out: str) -> str:
+    """A shuffle of an input as ONNX text, for the examples of rules."""
+    shapes = ", ".join(
+        f"int64[{len(sizes.split(','))}] {name} = {{{sizes}}}"
+        for name, sizes in (("s", split), ("t", merged))
+    )
+    return f"""<ir_version: 8, opset_import: ["" : 13]> g ({x} x) => ({out}) <{shapes}> {{
+        a = Reshape(x, s)
+        b = Transpose <perm = [{perm}]> (a)
+        z = Reshape(b, t)
+    }}"""
 
 
 def _target(reshape: ir.Node, sizes: Sizes) -> tuple[Sizes, tuple[ir.Node, ...]]:

@@ -41,14 +41,9 @@ class Sliding:
         Raises:
             Refused: its pads depend on the input's size.
         """
-        kernel = convolution.weight.shape[2:]
-        ones = [1] * len(kernel)
-        attributes = convolution.node.attributes
-        strides = tuple(attributes.get_ints("strides", ones))
-        dilations = tuple(attributes.get_ints("dilations", ones))
+        kernel, dilations = convolution.kernel, convolution.dilations
+        strides = convolution.strides
         begins, ends = convolution.pads[: len(kernel)], convolution.pads[len(kernel) :]
-        if convolution.auto_pad == "VALID":
-            begins = ends = (0,) * len(kernel)
         if convolution.auto_pad.startswith("SAME"):
             if convolution.transposed or any(stride != 1 for stride in strides):
                 raise Refused("its auto_pad depends on the input's size")
@@ -115,18 +110,16 @@ def alike(one: Convolution, other: Convolution) -> bool:
 
 
 def _settings(convolution: Convolution) -> tuple[Any, ...]:
-    attributes, ones = convolution.node.attributes, [1] * (convolution.rank - 2)
-    zeros = [0] * (convolution.rank - 2)
     return (
         convolution.node.op_type,
         convolution.weight.dtype,
-        convolution.weight.shape[2:],
+        convolution.kernel,
         convolution.in_channels,
         convolution.group,
         convolution.auto_pad,
         convolution.pads,
-        tuple(attributes.get_ints("strides", ones)),
-        tuple(attributes.get_ints("dilations", ones)),
-        tuple(attributes.get_ints("output_padding", zeros)),
-        tuple(attributes.get_ints("output_shape", ())),
+        convolution.strides,
+        convolution.dilations,
+        convolution.output_padding,
+        tuple(convolution.node.attributes.get_ints("output_shape", ())),
     )

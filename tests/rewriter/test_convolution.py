@@ -78,6 +78,7 @@ def test_scaling_and_response(transposed: bool, spatial: int, group: int) -> Non
         ("pads = [0, 0, 0, 0]", (0, 0, 0, 0), False),
         ("pads = [0, 1, 0, 2]", (0, 1, 0, 2), True),
         ('auto_pad = "VALID"', (0, 0, 0, 0), False),
+        ('auto_pad = "VALID", pads = [1, 0, 2, 1]', (0, 0, 0, 0), False),
         ('auto_pad = "SAME_UPPER"', (0, 0, 0, 0), True),
         ('auto_pad = "SAME_LOWER"', (0, 0, 0, 0), True),
     ],

@@ -21,13 +21,11 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.blocked import BLOCK
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Array, Convolution
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.walk import input_of, producer
-
-_BLOCK = 8
-"""Channels of a group that ONNX Runtime's blocked layout takes as one."""
 
 Plan = tuple[Convolution, Convolution]
 
@@ -72,8 +70,8 @@ def _check_fast_path(
     if kernel.group > 1 and channels == 1:
         raise Refused("a depthwise convolution would become another, which is slower")
     composed = math.gcd(first.in_channels // groups, second.out_channels // groups)
-    if groups > 1 and composed % _BLOCK and not channels % _BLOCK:
-        raise Refused(f"the groups of the result do not fit blocks of {_BLOCK} channels")
+    if groups > 1 and composed % BLOCK and not channels % BLOCK:
+        raise Refused(f"the groups of the result do not fit blocks of {BLOCK} channels")
 
 
 def _product(outer: Array, inner: Array) -> Array:
@@ -90,11 +88,10 @@ def _product(outer: Array, inner: Array) -> Array:
 
 def _is_pointwise(convolution: Convolution) -> bool:
     """Whether it has one tap, without strides or padding."""
-    strides = convolution.node.attributes.get_ints("strides", [1])
     return (
         not convolution.transposed
         and convolution.weight[0, 0].size == 1
-        and all(stride == 1 for stride in strides)
+        and all(stride == 1 for stride in convolution.strides)
         and not convolution.is_padded
     )
 
@@ -110,8 +107,7 @@ def _check_first_pointwise(first: Convolution, second: Convolution) -> None:
     if has_bias and second.is_padded:
         raise Refused("a bias before a padded convolution is missing in the padding")
     if second.auto_pad == "NOTSET" and not second.transposed:
-        dilations = second.node.attributes.get_ints("dilations", [1] * (second.rank - 2))
-        extents = zip(dilations, second.weight.shape[2:], strict=True)
+        extents = zip(second.dilations, second.kernel, strict=True)
         added = np.array(second.pads).reshape(2, -1).sum(axis=0)
         if any(pad > d * (k - 1) for pad, (d, k) in zip(added, extents, strict=True)):
             raise Refused("padding makes the output larger than the input, where 1x1 is cheaper")

@@ -16,9 +16,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.blocked import BLOCKED_RANK, WIDEST_BLOCK, fills_blocks
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
-from advconv_onnx.rewriter.grouping import BLOCKED_RANK, WIDEST_BLOCK, fills_blocks
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.sliding import Sliding
 from advconv_onnx.rewriter.walk import input_of

@@ -18,10 +18,10 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.blocked import WIDEST_BLOCK
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.convolution import Array, Convolution
-from advconv_onnx.rewriter.grouping import WIDEST_BLOCK
 from advconv_onnx.rewriter.rule import NoSite, Rule, Site
 from advconv_onnx.rewriter.walk import producer
 

@@ -13,7 +13,6 @@ pixels, and as fast for one pixel, where most of the time is not the kernel's
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import onnx_ir as ir
@@ -21,27 +20,19 @@ import onnx_ir as ir
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.convolution import Convolution
-from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.rule import NoSite, Rule, Site
 from advconv_onnx.rewriter.sliding import Sliding
+from advconv_onnx.rewriter.trimming import Trimming
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """A convolution, the taps it keeps along each axis, and how it then slides."""
-
-    convolution: Convolution
-    kept: tuple[slice, ...]
-    sliding: Sliding
-
-
-class DropDeadTaps(Rule[_Plan]):
+class DropDeadTaps(Rule[Trimming]):
     """Conv(x) -> Conv(x) of fewer taps."""
 
     name = "drop_dead_taps"
     roots = frozenset(("Conv", "ConvTranspose"))
     needs_shapes = True
 
-    def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
+    def find(self, root: ir.Node, opset: int) -> Site[Trimming]:
         x, weight = root.inputs[0], constant(root.inputs[1])
         if x is None or x.shape is None or weight is None:
             raise NoSite
@@ -57,17 +48,11 @@ class DropDeadTaps(Rule[_Plan]):
         alive = [_alive(convolution, sliding, axis, size) for axis, size in enumerate(sizes)]
         if any(not taps for taps in alive) or [len(taps) for taps in alive] == [*sliding.kernel]:
             raise NoSite
-        kept = tuple(sliding.kept_taps(axis, taps) for axis, taps in enumerate(alive))
-        trimmed = sliding.trimmed(kept)
-        if trimmed.kernel == sliding.kernel:
-            raise Refused("taps that see only padding would only go with negative pads")
-        return Site((root,), _Plan(convolution, kept, trimmed))
+        reason = "taps that see only padding would only go with negative pads"
+        return Site((root,), Trimming.of(convolution, alive, reason))
 
-    def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
-        convolution = plan.convolution
-        weight = convolution.weight[(slice(None), slice(None), *plan.kept)]
-        attributes = plan.sliding.attributes
-        return convolution.rebuild(op, convolution.x, weight, convolution.bias, **attributes)
+    def rewrite(self, op: Builder, plan: Trimming) -> ir.Value:
+        return plan.build(op)
 
 
 def _alive(convolution: Convolution, sliding: Sliding, axis: int, size: int | None) -> list[int]:
@@ -77,7 +62,7 @@ def _alive(convolution: Convolution, sliding: Sliding, axis: int, size: int | No
         return list(taps)
     stride, growth = sliding.strides[axis], sliding.growth[axis]
     if convolution.transposed:
-        added = convolution.node.attributes.get_ints("output_padding", [0] * len(sliding.kernel))
+        added = convolution.output_padding
         positions, pixels = size, stride * (size - 1) + 1 - growth + added[axis]
     else:
         positions, pixels = (size + growth - 1) // stride + 1, size

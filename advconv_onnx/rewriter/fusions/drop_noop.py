@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant, rank_of
+from advconv_onnx.rewriter.dropping import DropRule
 from advconv_onnx.rewriter.layout import INT32_MAX, cast_type, given_ints, permutation
-from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
+from advconv_onnx.rewriter.rule import Refused
 from advconv_onnx.rewriter.walk import input_of
 
 
@@ -122,22 +122,13 @@ _CHANGES_NOTHING: dict[str, Callable[[ir.Node], bool]] = {
 }
 
 
-class DropNoop(Rule[ir.Value]):
+class DropNoop(DropRule):
     """Transpose, Cast, Pad, Slice ... -> nothing."""
 
     name = "drop_noop"
     roots = frozenset(_CHANGES_NOTHING)
-    affine_in_weights = False
+    changes_nothing = _CHANGES_NOTHING
     minimum_opset = 7  # before, a Dropout trains unless told otherwise
-
-    def find(self, root: ir.Node, opset: int) -> Site[ir.Value]:
-        x = root.inputs[0]
-        if x is None or not _CHANGES_NOTHING[root.op_type](root):
-            raise NoSite
-        return Site((root,), x)
-
-    def rewrite(self, op: Builder, plan: ir.Value) -> ir.Value:
-        return plan
 
 
 RULE = DropNoop()

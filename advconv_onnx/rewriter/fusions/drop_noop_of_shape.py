@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
+from advconv_onnx.rewriter.dropping import DropRule
 from advconv_onnx.rewriter.layout import (
     INT32_MAX,
     given_axes,
@@ -24,7 +24,6 @@ from advconv_onnx.rewriter.layout import (
     reshaped,
     sizes_of,
 )
-from advconv_onnx.rewriter.rule import NoSite, Rule, Site
 from advconv_onnx.rewriter.walk import input_of
 
 
@@ -111,22 +110,13 @@ _CHANGES_NOTHING: dict[str, Callable[[ir.Node], bool]] = {
 }
 
 
-class DropNoopOfShape(Rule[ir.Value]):
+class DropNoopOfShape(DropRule):
     """Reshape, Transpose, Expand, Slice ... -> nothing."""
 
     name = "drop_noop_of_shape"
     roots = frozenset(_CHANGES_NOTHING)
-    affine_in_weights = False
+    changes_nothing = _CHANGES_NOTHING
     needs_shapes = True
-
-    def find(self, root: ir.Node, opset: int) -> Site[ir.Value]:
-        x = root.inputs[0]
-        if x is None or not _CHANGES_NOTHING[root.op_type](root):
-            raise NoSite
-        return Site((root,), x)
-
-    def rewrite(self, op: Builder, plan: ir.Value) -> ir.Value:
-        return plan
 
 
 RULE = DropNoopOfShape()

@@ -9,7 +9,6 @@ widens the result, when something else reads the convolution's output, and when 
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.affine import Affine, elementwise
@@ -33,10 +32,7 @@ class FoldAffine(Rule[Plan]):
             if node is not None and value is not None:
                 convolution = Convolution.of(node)
                 rank, channels = convolution.rank, convolution.out_channels
-                if root.op_type == "Neg":
-                    affine = Affine(-np.ones(channels), np.zeros(channels))
-                else:
-                    affine = elementwise(root, value, rank, channels)
+                affine = elementwise(root, value, rank, channels)
                 return Site((node, root), (convolution, affine))
         raise NoSite
 

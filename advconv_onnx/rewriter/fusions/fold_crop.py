@@ -35,7 +35,8 @@ class FoldCrop(Rule[Plan]):
 
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
         node = producer(root.inputs[0], "ConvTranspose", "Conv", graph=root.graph)
-        rank = Convolution.of(node).rank
+        convolution = Convolution.of(node)
+        rank = convolution.rank
         crop = _sliced(root, rank) if root.op_type == "Slice" else -Padding.of(root, rank).amounts
         if not crop.any():
             raise NoSite
@@ -43,33 +44,16 @@ class FoldCrop(Rule[Plan]):
             raise Refused("the Pad also adds pixels")
         if crop[:, :2].any():
             raise Refused("batch or channels are cropped")
-        convolution = Convolution.of(node)
-        pads = _merged_pads(convolution, crop[:, 2:])
-        _check_something_left(convolution, node.outputs[0], crop[:, 2:].sum(axis=0))
+        cropped = crop[:, 2:]
+        change = cropped if convolution.transposed else -cropped * convolution.strides
+        pads = convolution.pads_changed(change)
+        _check_something_left(convolution, node.outputs[0], cropped.sum(axis=0))
         return Site((node, root), (convolution, pads))
 
     def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
         convolution, pads = plan
         weight, bias = convolution.weight, convolution.bias
         return convolution.rebuild(op, convolution.x, weight, bias, pads=pads, auto_pad="NOTSET")
-
-
-def _merged_pads(convolution: Convolution, crop: NDArray[np.int64]) -> list[int]:
-    attributes = convolution.node.attributes
-    if convolution.auto_pad.startswith("SAME"):
-        raise Refused("the convolution's auto_pad depends on the size of its input")
-    if attributes.get_ints("output_shape", None):
-        raise Refused("the ConvTranspose fixes its output_shape")
-    pads = np.array(convolution.pads).reshape(crop.shape)
-    if convolution.transposed:
-        pads = pads + crop
-    else:
-        strides = np.array(attributes.get_ints("strides", [1] * crop.shape[1]))
-        pads = pads - crop * strides
-    found: list[int] = pads.ravel().tolist()
-    if min(found) < 0:
-        raise Refused(f"the convolution's pads would become negative: {found}")
-    return found
 
 
 def _check_something_left(
@@ -85,15 +69,11 @@ def _check_something_left(
 
 def _smallest(convolution: Convolution) -> list[int]:
     """The smallest output that there may be along each axis, of an input of one pixel."""
-    spatial = convolution.rank - 2
     if not convolution.transposed:
-        return [1] * spatial
-    attributes = convolution.node.attributes
-    dilations = np.array(attributes.get_ints("dilations", [1] * spatial))
-    added = np.array(attributes.get_ints("output_padding", [0] * spatial))
+        return [1] * len(convolution.kernel)
+    extents = np.array(convolution.dilations) * (np.array(convolution.kernel) - 1) + 1
     pads = np.array(convolution.pads).reshape(2, -1).sum(axis=0)
-    extents = dilations * (np.array(convolution.weight.shape[2:]) - 1) + 1
-    return list(np.maximum(extents + added - pads, 1).tolist())
+    return list(np.maximum(extents + convolution.output_padding - pads, 1).tolist())
 
 
 def _sliced(node: ir.Node, rank: int) -> NDArray[np.int64]:

@@ -34,29 +34,14 @@ class FoldPad(Rule[Plan]):
         x = pad.inputs[0]
         assert x is not None
         convolution = Convolution.of(root)
-        return Site((pad, root), (x, convolution, _merged_pads(pad, convolution)))
+        padding = _spatial_padding(pad, convolution.rank)
+        change = -padding * convolution.strides if convolution.transposed else padding
+        return Site((pad, root), (x, convolution, convolution.pads_changed(change)))
 
     def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
         x, convolution, pads = plan
         weight, bias = convolution.weight, convolution.bias
         return convolution.rebuild(op, x, weight, bias, pads=pads, auto_pad="NOTSET")
-
-
-def _merged_pads(pad: ir.Node, convolution: Convolution) -> list[int]:
-    padding = _spatial_padding(pad, convolution.rank)
-    if convolution.auto_pad.startswith("SAME"):
-        raise Refused("the convolution's auto_pad depends on the padded size")
-    pads = np.array(convolution.pads).reshape(2, -1)
-    if not convolution.transposed:
-        return list((pads + padding).ravel().tolist())
-    attributes = convolution.node.attributes
-    if attributes.get_ints("output_shape", None):
-        raise Refused("the ConvTranspose fixes its output_shape")
-    strides = np.array(attributes.get_ints("strides", [1] * (convolution.rank - 2)))
-    found: list[int] = (pads - padding * strides).ravel().tolist()
-    if min(found) < 0:
-        raise Refused(f"the ConvTranspose's pads would become negative: {found}")
-    return found
 
 
 def _spatial_padding(pad: ir.Node, rank: int) -> NDArray[np.int64]:

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.blocked import BLOCKED_RANK, fills_blocks
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.convolution import Array, Convolution
-from advconv_onnx.rewriter.grouping import BLOCKED_RANK, fills_blocks
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 
 _MANY_GROUPS, _FEW_CHANNELS = 16, 4

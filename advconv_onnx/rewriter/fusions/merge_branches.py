@@ -174,10 +174,9 @@ def _check_alike(one: _Branch, other: _Branch) -> None:
 
 def _extra(convolution: Convolution) -> list[int]:
     """What a ConvTranspose says about the size of its output beyond pads."""
-    attributes = convolution.node.attributes
-    if attributes.get_ints("output_shape", []):
+    if convolution.node.attributes.get_ints("output_shape", []):
         raise Refused("a ConvTranspose fixes its output_shape")
-    return list(attributes.get_ints("output_padding", [0] * (convolution.rank - 2)))
+    return list(convolution.output_padding)
 
 
 def _check_keeps_shape(branch: _Branch) -> None:

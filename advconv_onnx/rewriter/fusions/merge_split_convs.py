@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from advconv_onnx.rewriter.blocked import BLOCKED_RANK, fills_blocks
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
-from advconv_onnx.rewriter.grouping import BLOCKED_RANK, fills_blocks
 from advconv_onnx.rewriter.layout import given_axes, given_ints, sizes_of
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
 from advconv_onnx.rewriter.sliding import alike

@@ -17,19 +17,16 @@ import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.layout import Size, product
-from advconv_onnx.rewriter.rule import NoSite, Rule, Site
-from advconv_onnx.rewriter.shuffle import shuffle_of
+from advconv_onnx.rewriter.rule import NoSite, Site
+from advconv_onnx.rewriter.shuffle import ShuffleRule, shuffle_of
 
 Plan = tuple[ir.Value, int, int]
 
 
-class SpellChannelShuffle(Rule[Plan]):
+class SpellChannelShuffle(ShuffleRule[Plan]):
     """Reshape(Transpose(Reshape(x))) -> Gather(x)."""
 
     name = "spell_channel_shuffle"
-    roots = frozenset(("Reshape",))
-    affine_in_weights = False
-    needs_shapes = True
     minimum_opset = 5
 
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
@@ -50,9 +47,6 @@ class SpellChannelShuffle(Rule[Plan]):
         x, groups, size = plan
         order = np.arange(groups * size).reshape(groups, size).T.reshape(-1)
         return op.Gather(x, op.initializer(order, "channels"), axis=1)
-
-    def keeps(self, node: ir.Node) -> bool:
-        return node.op_type not in ("Reshape", "Transpose")
 
 
 def _is_same(rest: Sequence[Size], spatial: Sequence[Size]) -> bool:

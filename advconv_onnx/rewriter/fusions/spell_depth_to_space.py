@@ -13,19 +13,16 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
-from advconv_onnx.rewriter.rule import NoSite, Rule, Site
-from advconv_onnx.rewriter.shuffle import Shuffle, shuffle_of
+from advconv_onnx.rewriter.rule import NoSite, Site
+from advconv_onnx.rewriter.shuffle import Shuffle, ShuffleRule, shuffle_of, shuffle_text
 
 Plan = tuple[ir.Value, int, str]
 
 
-class SpellDepthToSpace(Rule[Plan]):
+class SpellDepthToSpace(ShuffleRule[Plan]):
     """Reshape(Transpose(Reshape(x))) -> DepthToSpace(x)."""
 
     name = "spell_depth_to_space"
-    roots = frozenset(("Reshape",))
-    affine_in_weights = False
-    needs_shapes = True
     minimum_opset = 11  # before, there was no mode
 
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
@@ -38,9 +35,6 @@ class SpellDepthToSpace(Rule[Plan]):
     def rewrite(self, op: Builder, plan: Plan) -> ir.Value:
         x, block, mode = plan
         return op.DepthToSpace(x, blocksize=block, mode=mode)
-
-    def keeps(self, node: ir.Node) -> bool:
-        return node.op_type not in ("Reshape", "Transpose")
 
 
 def _block(shuffle: Shuffle) -> tuple[int, str]:
@@ -65,15 +59,7 @@ RULE = SpellDepthToSpace()
 def _model(
     split: str, perm: str, merged: str, x: str = "float[N, 8, 3, 5]", out: str = "float[] z"
 ) -> str:
-    shapes = ", ".join(
-        f"int64[{len(sizes.split(','))}] {name} = {{{sizes}}}"
-        for name, sizes in (("s", split), ("t", merged))
-    )
-    return f"""<ir_version: 8, opset_import: ["" : 13]> g ({x} x) => ({out}) <{shapes}> {{
-        a = Reshape(x, s)
-        b = Transpose <perm = [{perm}]> (a)
-        z = Reshape(b, t)
-    }}"""
+    return shuffle_text(split, perm, merged, x, out)
 
 
 _DCR, _CRD = "0, 3, 4, 1, 5, 2", "0, 1, 4, 2, 5, 3"

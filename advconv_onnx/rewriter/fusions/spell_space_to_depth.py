@@ -16,21 +16,18 @@ import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
-from advconv_onnx.rewriter.rule import NoSite, Rule, Site
-from advconv_onnx.rewriter.shuffle import Shuffle, shuffle_of
+from advconv_onnx.rewriter.rule import NoSite, Site
+from advconv_onnx.rewriter.shuffle import Shuffle, ShuffleRule, shuffle_of, shuffle_text
 
 _BLOCKS_FIRST, _CHANNELS_FIRST = (0, 3, 5, 1, 2, 4), (0, 1, 3, 5, 2, 4)
 
 Plan = tuple[Shuffle, int, int]
 
 
-class SpellSpaceToDepth(Rule[Plan]):
+class SpellSpaceToDepth(ShuffleRule[Plan]):
     """Reshape(Transpose(Reshape(x))) -> SpaceToDepth(x)."""
 
     name = "spell_space_to_depth"
-    roots = frozenset(("Reshape",))
-    affine_in_weights = False
-    needs_shapes = True
     minimum_opset = 5
 
     def find(self, root: ir.Node, opset: int) -> Site[Plan]:
@@ -46,9 +43,6 @@ class SpellSpaceToDepth(Rule[Plan]):
             return y
         order = np.arange(block * block * channels).reshape(block * block, channels).T.reshape(-1)
         return op.Gather(y, op.initializer(order, "channels"), axis=1)
-
-    def keeps(self, node: ir.Node) -> bool:
-        return node.op_type not in ("Reshape", "Transpose")
 
 
 def _block_and_channels(shuffle: Shuffle) -> tuple[int, int]:
@@ -74,15 +68,7 @@ RULE = SpellSpaceToDepth()
 def _model(
     split: str, perm: str, merged: str, x: str = "float[N, 3, 4, 6]", out: str = "float[] z"
 ) -> str:
-    shapes = ", ".join(
-        f"int64[{len(sizes.split(','))}] {name} = {{{sizes}}}"
-        for name, sizes in (("s", split), ("t", merged))
-    )
-    return f"""<ir_version: 8, opset_import: ["" : 13]> g ({x} x) => ({out}) <{shapes}> {{
-        a = Reshape(x, s)
-        b = Transpose <perm = [{perm}]> (a)
-        z = Reshape(b, t)
-    }}"""
+    return shuffle_text(split, perm, merged, x, out)
 
 
 _ONNX, _TORCH = "0, 3, 5, 1, 2, 4", "0, 1, 3, 5, 2, 4"

@@ -12,8 +12,6 @@ where 3x3 is left of 5x5, depthwise, dense or transposed, dilated or not
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import onnx_ir as ir
 
@@ -21,26 +19,17 @@ from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.rule import NoSite, Refused, Rule, Site
-from advconv_onnx.rewriter.sliding import Sliding
+from advconv_onnx.rewriter.trimming import Trimming
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """A convolution, the taps it keeps along each axis, and how it then slides."""
-
-    convolution: Convolution
-    kept: tuple[slice, ...]
-    sliding: Sliding
-
-
-class TrimKernel(Rule[_Plan]):
+class TrimKernel(Rule[Trimming]):
     """Conv(x) -> Conv(x) of fewer taps."""
 
     name = "trim_kernel"
     roots = frozenset(("Conv", "ConvTranspose"))
     affine_in_weights = False
 
-    def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
+    def find(self, root: ir.Node, opset: int) -> Site[Trimming]:
         if constant(root.inputs[1]) is None:
             raise NoSite
         convolution = Convolution.of(root)
@@ -55,18 +44,11 @@ class TrimKernel(Rule[_Plan]):
             raise NoSite
         if any(root.attributes.get_ints("output_shape", ())):
             raise Refused("the ConvTranspose fixes its output_shape")
-        sliding = Sliding.of(convolution)
-        kept = tuple(sliding.kept_taps(axis, taps) for axis, taps in enumerate(used))
-        trimmed = sliding.trimmed(kept)
-        if trimmed.kernel == sliding.kernel:
-            raise Refused("the kernel has zeros that only go with negative pads or not at all")
-        return Site((root,), _Plan(convolution, kept, trimmed))
+        reason = "the kernel has zeros that only go with negative pads or not at all"
+        return Site((root,), Trimming.of(convolution, used, reason))
 
-    def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
-        convolution = plan.convolution
-        weight = convolution.weight[(slice(None), slice(None), *plan.kept)]
-        attributes = plan.sliding.attributes
-        return convolution.rebuild(op, convolution.x, weight, convolution.bias, **attributes)
+    def rewrite(self, op: Builder, plan: Trimming) -> ir.Value:
+        return plan.build(op)
 
 
 def _used(convolution: Convolution, axis: int) -> list[int]:
