@@ -199,3 +199,19 @@ def test_random_draws_are_neither_folded_nor_merged() -> None:
     )
     model = simplify.fold_constants(model, LARGEST)
     assert [node.op_type for node in model.graph].count("RandomNormalLike") == 2
+
+
+def test_what_onnxscript_folds_wrongly_is_left_alone_and_the_rest_folds() -> None:
+    model = parse(
+        """<ir_version: 9, opset_import: ["" : 19]>
+        g (float[4] x) => (float8e4m3fn[4] y, float[4] z)
+        <float8e4m3fn[1] like = {1}, float[1] c = {2}> {
+            y = CastLike <saturate = 0> (x, like)
+            d = Neg(c)
+            z = Mul(x, d)
+        }"""
+    )
+    folded = simplify.fold_constants(model, LARGEST)
+    assert sorted(operators(folded)) == ["CastLike", "Mul"]
+    cast = next(node for node in folded.graph if node.op_type == "CastLike")
+    assert (cast.domain, cast.attributes.get_int("saturate")) == ("", 0)
