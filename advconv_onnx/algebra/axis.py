@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -25,6 +25,9 @@ from numpy.typing import NDArray
 
 Row = tuple[tuple[int, Fraction], ...]
 """What one output pixel sees through one tap: input pixels in order, with their coefficients."""
+
+IntegerRow = list[tuple[int, int]]
+"""A row times a common denominator."""
 
 COORDINATES = (
     "half_pixel",
@@ -66,27 +69,51 @@ class AxisOperator:
         """Length of the second axis: output pixels."""
         return len(self.rows[0])
 
+    @property
+    def entries(self) -> int:
+        """How many numbers the tensor holds, zeros included."""
+        return self.taps * self.outputs * self.inputs
+
     def after(self, earlier: AxisOperator) -> AxisOperator:
-        """The operator of both steps, T_k R, where ``earlier`` has a single tap.
+        """The operator of both steps; where both have taps, one tap for each pair, ours first.
 
         >>> slide(6, 3).after(resize(3, scale=2)).rows[1][0]  # the middle tap on the first output
         ((0, Fraction(1, 1)),)
+        >>> crop(3, 1, 0).after(slide(4, 2)).outputs
+        2
 
         Raises:
-            ValueError: the sizes do not fit, or ``earlier`` has several taps.
+            ValueError: the sizes do not fit.
         """
-        if earlier.taps != 1 or earlier.outputs != self.inputs:
-            raise ValueError(
-                f"{earlier.taps} taps and {earlier.outputs} outputs before {self.inputs} inputs"
-            )
-        [step] = earlier.rows
-        return AxisOperator(
+        if earlier.outputs != self.inputs:
+            raise ValueError(f"{earlier.outputs} outputs before {self.inputs} inputs")
+        (ours, later), (theirs, steps) = self.integers(), earlier.integers()
+        return from_integers(
             earlier.inputs,
-            tuple(
-                tuple(_row((i, a * b) for cell, a in row for i, b in step[cell]) for row in rows)
-                for rows in self.rows
-            ),
+            ours * theirs,
+            ((_composed(row, step) for row in rows) for rows in later for step in steps),
         )
+
+    def is_zero_tap(self, k: int) -> bool:
+        """Whether tap k never sees a pixel, only padding: a dead tap."""
+        return not any(self.rows[k])
+
+    def live_taps(self) -> tuple[int, ...]:
+        """The taps that see a pixel somewhere.
+
+        >>> convolution(16, 3, dilation=24, pads=(24, 24)).live_taps()
+        (1,)
+        """
+        return tuple(k for k in range(self.taps) if not self.is_zero_tap(k))
+
+    def integers(self) -> tuple[int, list[list[IntegerRow]]]:
+        """A common denominator, and the rows multiplied by it: arithmetic on integers is fast."""
+        denominators = {c.denominator for rows in self.rows for row in rows for _, c in row}
+        common = math.lcm(*denominators)
+        return common, [
+            [[(i, c.numerator * (common // c.denominator)) for i, c in row] for row in rows]
+            for rows in self.rows
+        ]
 
     def reversed(self) -> AxisOperator:
         """The same with the taps in opposite order, as a transposed convolution has them."""
@@ -100,6 +127,35 @@ class AxisOperator:
                 for i, coefficient in row:
                     array[k, o, i] = coefficient
         return array
+
+
+def from_integers(
+    inputs: int, denominator: int, rows: Iterable[Iterable[Mapping[int, int]]]
+) -> AxisOperator:
+    """The operator with these numerators, by tap, output and input; zeros may be among them."""
+    fractions: dict[int, Fraction] = {}  # the same few numbers in every row
+
+    def fraction(numerator: int) -> Fraction:
+        if numerator not in fractions:
+            fractions[numerator] = Fraction(numerator, denominator)
+        return fractions[numerator]
+
+    return AxisOperator(
+        inputs,
+        tuple(
+            tuple(tuple((i, fraction(c)) for i, c in sorted(row.items()) if c) for row in outputs)
+            for outputs in rows
+        ),
+    )
+
+
+def identity(inputs: int) -> AxisOperator:
+    """Every pixel as it is.
+
+    >>> identity(2).rows
+    ((((0, Fraction(1, 1)),), ((1, Fraction(1, 1)),)),)
+    """
+    return _selection(inputs, [range(inputs)])
 
 
 def slide(inputs: int, taps: int, *, stride: int = 1, dilation: int = 1) -> AxisOperator:
@@ -122,8 +178,17 @@ def pad(inputs: int, begin: int, end: int, mode: str = "constant") -> AxisOperat
     """
     zeros = {"constant_values": -1} if mode == "constant" else {}
     padded = np.pad(np.arange(inputs), (max(begin, 0), max(end, 0)), mode, **zeros)  # type: ignore
-    cells = padded[max(-begin, 0) : len(padded) - max(-end, 0)]
+    cells = padded[max(-begin, 0) : max(len(padded) - max(-end, 0), 0)]
     return _selection(inputs, [cells.tolist()])
+
+
+def crop(inputs: int, begin: int, end: int) -> AxisOperator:
+    """Pixels cut off before and after.
+
+    >>> crop(4, 1, 2).rows
+    ((((1, Fraction(1, 1)),),),)
+    """
+    return pad(inputs, -begin, -end)
 
 
 def insert_zeros(inputs: int, stride: int) -> AxisOperator:
@@ -184,6 +249,31 @@ def spread(
     inserted = insert_zeros(inputs, stride)
     begin, end = ((taps - 1) * dilation - cut for cut in pads)
     return pad(inserted.outputs, begin, end + output_padding).after(inserted)
+
+
+def average_pool(
+    inputs: int,
+    size: int,
+    *,
+    stride: int = 1,
+    pads: tuple[int, int] = (0, 0),
+    count_include_pad: bool = False,
+) -> AxisOperator:
+    """The mean of ``size`` cells, or of those among them that are pixels; one tap.
+
+    In two dimensions a window at the border has as many pixels as the product of both axes says,
+    so the axes separate either way.
+
+    >>> average_pool(3, 2, stride=2, pads=(1, 0)).rows
+    ((((0, Fraction(1, 1)),), ((1, Fraction(1, 2)), (2, Fraction(1, 2)))),)
+    """
+    windows = zip(*convolution(inputs, size, stride=stride, pads=pads).rows, strict=True)
+    rows = []
+    for window in windows:
+        seen = [i for row in window for i, _ in row]
+        mean = Fraction(1, size if count_include_pad else max(len(seen), 1))
+        rows.append(tuple((i, mean) for i in seen))
+    return AxisOperator(inputs, (tuple(rows),))
 
 
 def resize(
@@ -275,6 +365,14 @@ def _selection(inputs: int, chosen: Sequence[Iterable[int]]) -> AxisOperator:
         inputs,
         tuple(tuple(((i, one),) if i >= 0 else () for i in outputs) for outputs in chosen),
     )
+
+
+def _composed(row: IntegerRow, step: Sequence[IntegerRow]) -> dict[int, int]:
+    sums: dict[int, int] = {}
+    for cell, a in row:
+        for i, b in step[cell]:
+            sums[i] = sums.get(i, 0) + a * b
+    return sums
 
 
 def _row(entries: Iterable[tuple[int, Fraction]]) -> Row:

@@ -178,10 +178,8 @@ def test_equal_operators_compare_equal() -> None:
 
 
 def test_the_sizes_must_fit() -> None:
-    with pytest.raises(ValueError, match="1 taps and 7 outputs before 6 inputs"):
+    with pytest.raises(ValueError, match="7 outputs before 6 inputs"):
         slide(6, 3).after(insert_zeros(4, 2))
-    with pytest.raises(ValueError, match="2 taps"):
-        slide(2, 1).after(slide(3, 2))
     with pytest.raises(ValueError, match="outputs, scale"):
         resize(4)
 
