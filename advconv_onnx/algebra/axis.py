@@ -115,6 +115,14 @@ class AxisOperator:
             for rows in self.rows
         ]
 
+    def scaled(self, factor: Fraction | int) -> AxisOperator:
+        """The same with every coefficient multiplied by a factor other than zero."""
+        rows = tuple(
+            tuple(tuple((i, factor * c) for i, c in row) for row in outputs)
+            for outputs in self.rows
+        )
+        return AxisOperator(self.inputs, rows)
+
     def reversed(self) -> AxisOperator:
         """The same with the taps in opposite order, as a transposed convolution has them."""
         return dataclasses.replace(self, rows=self.rows[::-1])

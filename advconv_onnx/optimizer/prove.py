@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from advconv_onnx.algebra.certificate import NotEqual
 from advconv_onnx.errors import CheckError
 from advconv_onnx.rewriter.cut import cut
+from advconv_onnx.rewriter.forms.form import Form
 from advconv_onnx.rewriter.proposal import Proposal, propose
 from advconv_onnx.rewriter.rule import Rule
 from advconv_onnx.runtime.probe import SHAPES, difference, integer_inputs, integer_twin, structure
@@ -71,10 +73,7 @@ class Prover:
         parts = []
         shapes = SHAPES
         if rule.affine_in_weights:
-            key = (rule.name, structure(before))
-            if key not in self._probed:
-                self._probed[key] = _prove_with_integers(rule, before, rng)
-            parts.append(self._probed[key])
+            parts.append(self._probe(rule, before, rng))
             shapes = 1  # The algebra is proved, what is left is how the new weights round.
         found: list[tuple[float, float]] = []
         for inputs in integer_inputs(before, rng, keep_shapes=rule.needs_shapes):
@@ -91,6 +90,35 @@ class Prover:
         if not error <= SITE_TOLERANCE:
             raise Disproved(f"float64 difference {error:.1e} of range with the real weights")
         return "; ".join([*parts, f"float64 difference {error:.0e} on {len(found)} shapes"])
+
+    def certify(self, proposal: Proposal) -> str:
+        """Prove that a form computes the same in exact arithmetic; rounding is not looked at.
+
+        Returns:
+            The certificate: the identity of each axis, or what the integer probe found.
+
+        Raises:
+            Disproved: an identity does not hold, or the rewritten site is no valid ONNX.
+        """
+        form = proposal.rule
+        assert isinstance(form, Form)
+        before, after = cut(proposal, self._opset_imports)
+        _check_model(after, proposal)
+        if form.affine_in_weights:
+            return self._probe(form, before, np.random.default_rng(self._seed))
+        key = (form.name, structure(before))
+        if key not in self._probed:
+            try:
+                self._probed[key] = "; ".join(map(str, form.certify(proposal.site.plan)))
+            except NotEqual as difference:
+                raise Disproved(str(difference)) from difference
+        return self._probed[key]
+
+    def _probe(self, rule: Rule[Any], before: ir.Model, rng: np.random.Generator) -> str:
+        key = (rule.name, structure(before))
+        if key not in self._probed:
+            self._probed[key] = _prove_with_integers(rule, before, rng)
+        return self._probed[key]
 
 
 def _real(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -16,17 +16,27 @@ def cut(proposal: Proposal, opset_imports: dict[str, int]) -> tuple[ir.Model, ir
     What bodies read from outside are inputs too. Values of unknown type are taken as float32.
     """
     replaced = proposal.site.replaced
-    before = _small_model(proposal.site.nodes, replaced, replaced, opset_imports)
-    after = _small_model(proposal.new_nodes, proposal.new_outputs, replaced, opset_imports)
+    before = small_model(proposal.site.nodes, replaced, opset_imports)
+    after = small_model(
+        proposal.new_nodes, proposal.new_outputs, opset_imports, stand_for=replaced
+    )
     return before, after
 
 
-def _small_model(
+def small_model(
     nodes: Sequence[ir.Node],
     outputs: Sequence[ir.Value],
-    stand_for: Sequence[ir.Value],
     opset_imports: dict[str, int],
+    stand_for: Sequence[ir.Value] = (),
 ) -> ir.Model:
+    """Copy nodes into a model of their own.
+
+    Args:
+        nodes: each after those it reads.
+        outputs: values made by them that the model returns.
+        opset_imports: versions of the operator sets by domain.
+        stand_for: the values whose names, types and shapes the outputs get; by default their own.
+    """
     copies: dict[ir.Value, ir.Value] = {}
     graph_inputs: list[ir.Value] = []
     initializers: list[ir.Value] = []
@@ -67,7 +77,7 @@ def _small_model(
             inner.append(new_value)
         new_nodes.append(new)
     results = [copies[value] for value in outputs]
-    for result, old in zip(results, stand_for, strict=True):
+    for result, old in zip(results, stand_for or outputs, strict=True):
         result.name = old.name or "output"
         result.type = old.type or ir.TensorType(ir.DataType.FLOAT)
         result.shape = old.shape
