@@ -41,10 +41,8 @@ def window(nodes: Sequence[ir.Node], opset_imports: dict[str, int]) -> ir.Model:
         nodes: of the site, in a graph whose shapes were inferred and are static.
         opset_imports: versions of the operator sets by domain.
     """
-    graph = nodes[0].graph
-    assert graph is not None
-    region = set(nodes) | set(_above(nodes)) | set(_below(nodes))
-    ordered = [node for node in graph if node in region]
+    ordered = surroundings(nodes)
+    region = set(ordered)
     made = [value for node in ordered for value in node.outputs if value.name]
     readers = {value: [node for node, _ in value.uses()] for value in made}
     sinks = [v for v in made if not any(reader in region for reader in readers[v])]
@@ -64,6 +62,14 @@ def window(nodes: Sequence[ir.Node], opset_imports: dict[str, int]) -> ir.Model:
         if value.name in read:
             model.graph.outputs[index] = _read(model.graph, value, rng)
     return model
+
+
+def surroundings(nodes: Sequence[ir.Node]) -> list[ir.Node]:
+    """The nodes of a site and the light ones around it, in graph order."""
+    graph = nodes[0].graph
+    assert graph is not None
+    region = {*nodes, *_above(nodes), *_below(nodes)}
+    return [node for node in graph if node in region]
 
 
 def _is_light(node: ir.Node | None, *others: str) -> bool:
