@@ -26,7 +26,7 @@ from advconv_onnx.algebra.phases import (
     strided_phases,
     transposed_phases,
 )
-from advconv_onnx.algebra.toom_cook import Matrix, toom_cook
+from advconv_onnx.algebra.toom_cook import MOST_INPUTS, Matrix, toom_cook
 
 __all__ = [
     "Factorization",
@@ -72,11 +72,11 @@ class Factorization:
             [defaultdict(int) for _ in range(self.after.outputs)] for _ in range(kernels.inputs)
         ]
         for row, tiles, outputs in zip(weights, before, after, strict=True):
-            for o, reads in enumerate(outputs):
-                for t, a in reads:
-                    for i, b in tiles[t]:
-                        for k, g in row:
-                            sums[k][o][i] += a * b * g
+            for k, g in row:
+                for cells, reads in zip(sums[k], outputs, strict=True):
+                    for t, a in reads:
+                        for i, b in tiles[t]:
+                            cells[i] += g * a * b
         return from_integers(self.before.inputs, shared_a * shared_b * shared_g, sums)
 
 
@@ -125,7 +125,8 @@ def tiled(phases: Iterable[Phase], inputs: int, outputs: int, tile: int) -> Fact
         phases: of the whole layer.
         inputs: number of input pixels.
         outputs: number of output pixels. Phases that reach beyond make it more.
-        tile: number of outputs computed together; 1 for the phases as they are.
+        tile: number of outputs computed together; 1 for the phases as they are. Long kernels get
+            smaller tiles, as no tile reads more than ``MOST_INPUTS`` pixels.
     """
     phases = tuple(phases)
     groups = defaultdict(list)
@@ -178,6 +179,7 @@ def _stacked(
 def _tiles(taps: Matrix, units: Sequence[Phase], inputs: int, tile: int) -> list[_Product]:
     """Toom-Cook of units that share their taps, one product for each r."""
     live = _live(units, inputs)
+    tile = max(1, min(tile, MOST_INPUTS + 1 - len(live)))
     tile = _even(tile, [unit.outputs(inputs) for unit in units])
     after, weights, before = toom_cook(tile, len(live))
     kernel = _times(weights, taps[live.start : live.stop])

@@ -29,9 +29,27 @@ from fractions import Fraction
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
-POINTS = tuple(
-    Fraction(p) for p in ("0", "1", "-1", "1/2", "-2", "-1/2", "2", "1/3", "-3", "3", "-1/3")
-)
+_MAGNITUDES = {
+    2: "1",
+    3: "1",
+    4: "1/3 4/3",
+    5: "2/3 3/2",
+    6: "1/3 5/6 5/3",
+    7: "1/2 1 2",
+    8: "1/4 2/3 5/4 2",
+    9: "2/5 4/5 5/4 5/2",
+    10: "1/5 1/2 1 4/3 5/2",
+    11: "1/3 2/3 1 3/2 3",
+}
+"""By number of points: these with both signs, and zero where the number is odd.
+
+Chosen among all sets of this kind, of fractions of small numbers, for the least rounding error in
+float32: sum over r and o of (A[o, r] |G_r| |B_r|)^2. (Two points are 1 and -1, which are simple: no
+convolution is more exact than F(2, 2).) benchmarks/interpolation_points.py measures it.
+"""
+
+MOST_INPUTS = 1 + max(_MAGNITUDES)
+"""No tile reads more: beyond this many products float32 loses too much."""
 
 
 def toom_cook(
@@ -42,31 +60,46 @@ def toom_cook(
     Args:
         outputs: of one tile.
         taps: of the kernel.
-        points: a - 1 different numbers; by default those that kept float32 errors smallest.
+        points: a - 1 different numbers; by default those that keep float32 errors smallest, where
+            a is at most ``MOST_INPUTS``.
 
-    >>> a, g, b = toom_cook(2, 2)
-    >>> [[str(v) for v in row] for row in g]
-    [['-1', '0'], ['1', '1'], ['0', '1']]
+    >>> for row in toom_cook(2, 3)[1]:
+    ...     print(*row)
+    -1 0 0
+    1/2 1/2 1/2
+    1/2 -1/2 1/2
+    0 0 1
 
     Raises:
         ValueError: not a - 1 different points.
     """
+    if outputs == 1 or taps == 1:
+        return _direct(outputs, taps)
     wanted = outputs + taps - 2
-    chosen = POINTS[:wanted] if points is None else tuple(points)
+    chosen = _points(wanted) if points is None else tuple(points)
     if len(set(chosen)) != wanted or len(chosen) != wanted:
         raise ValueError(f"F({outputs}, {taps}) takes {wanted} different points, got {len(chosen)}")
     return _toom_cook(outputs, taps, chosen)
+
+
+def _direct(outputs: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
+    """Nothing to save: each product as it is."""
+    size = outputs + taps - 1
+    unit = tuple(tuple(Fraction(i == j) for j in range(size)) for i in range(size))
+    row, column = ((Fraction(1),) * size,), ((Fraction(1),),) * size
+    return (row, unit, unit) if outputs == 1 else (unit, column, unit)
+
+
+def _points(count: int) -> tuple[Fraction, ...]:
+    magnitudes = map(Fraction, _MAGNITUDES.get(count, "").split())
+    signed = [point for magnitude in magnitudes for point in (magnitude, -magnitude)]
+    return (*[Fraction(0)] * (count % 2), *signed)
 
 
 @functools.cache
 def _toom_cook(
     outputs: int, taps: int, points: tuple[Fraction, ...]
 ) -> tuple[Matrix, Matrix, Matrix]:
-    if outputs == 1 or taps == 1:  # nothing to save: each product as it is
-        a = outputs + taps - 1
-        unit = tuple(tuple(Fraction(i == j) for j in range(a)) for i in range(a))
-        ones = ((Fraction(1),) * a,)
-        return (ones, unit, unit) if outputs == 1 else (unit, tuple(zip(*ones, strict=True)), unit)
     columns, weights, before = [], [], []
     for p in points:
         others = _product([q for q in points if q != p])
