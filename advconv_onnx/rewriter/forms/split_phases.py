@@ -1,0 +1,339 @@
+"""Compute a layer that enlarges as small convolutions of the low-resolution image, interleaved.
+
+    y[o s + a]  =  conv(x, w_a)[o]        (along each axis; a < s)
+
+The outputs of one remainder a see the image through few taps. Behind a nearest Resize, taps that
+land on the same pixel are one tap, their weights added: 3x3 at scale 2 becomes four 2x2, 16
+multiplications per input pixel for 36. A transposed convolution has no fewer multiplications, but
+its phases are Convs, which ONNX Runtime keeps in its blocked layout; its ConvTranspose is a matrix
+product and a serial pass over all its products. The cost is the interleave: up to three passes over
+the output.
+
+``stack_phases`` makes all phases channels of one wider convolution over the union of their taps.
+That multiplies by many zeros (36 for 16 above) unless kernel and stride are equal, but takes few
+output channels together: 4 phases of 3 channels fill one block of 16.
+
+Phases that end earlier are computed up to the last one's end and cut behind the interleave. Sizes
+may be dynamic as far as the spelling of the interleave allows. Refused for pads that depend on
+sizes, and for other Resizes than repeating pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from advconv_onnx.algebra.axis import AxisOperator, crop
+from advconv_onnx.algebra.certificate import Certificate, certify, certify_all_sizes
+from advconv_onnx.algebra.factor import (
+    Factorization,
+    Phase,
+    nearest_phases,
+    phases_factorization,
+    pooled,
+    transposed_phases,
+)
+from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.convolution import Convolution
+from advconv_onnx.rewriter.forms.form import Form
+from advconv_onnx.rewriter.interleave import SPELLINGS, Interleave
+from advconv_onnx.rewriter.layer_site import LayerSite
+from advconv_onnx.rewriter.resizing import nearest_scales
+from advconv_onnx.rewriter.rule import NoSite, Refused, Site
+from advconv_onnx.rewriter.sliding import Sliding
+
+
+@dataclasses.dataclass(frozen=True)
+class PhasedAxis:
+    """One axis of a layer in phases that have as many outputs each.
+
+    Attributes:
+        phases: in order of their first output.
+        cut: outputs that they have more than the layer.
+        size: number of input pixels for which that is so; None for any.
+    """
+
+    phases: tuple[Phase, ...]
+    cut: int
+    size: int | None = None
+
+    def factorization(self, inputs: int) -> Factorization:
+        """The phases, interleaved and cut."""
+        whole = phases_factorization(self.phases, inputs, 0)
+        return pooled(whole, crop(whole.after.outputs, 0, self.cut))
+
+    @property
+    def reach(self) -> int:
+        """Pixels from an end beyond which no phase feels it."""
+        first = self.phases[0]
+        span = (len(first.taps) - 1) * first.dilation
+        return max(span, *(max(phase.pads) for phase in self.phases)) + first.stride
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    layer: LayerSite
+    axes: tuple[PhasedAxis, ...]
+
+
+class SplitPhases(Form[_Plan]):
+    """Resize - Conv, or ConvTranspose -> small Convs and an interleave."""
+
+    roots = frozenset(("Conv", "ConvTranspose"))
+    minimum_opset = 11
+
+    def __init__(self, spelling: str, *, stacked: bool = False) -> None:
+        """Choose a variant.
+
+        Args:
+            spelling: of the interleave, one of ``SPELLINGS``.
+            stacked: all phases in one convolution.
+        """
+        self.name = f"{'stack' if stacked else 'split'}_phases_{spelling}"  # type: ignore[misc]
+        self._spelled = SPELLINGS[spelling]
+        self._stacked = stacked
+
+    def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
+        layer = LayerSite.of(root)
+        phases = _phases(layer)
+        if self._stacked and layer.convolution.group > 1:
+            raise Refused("the phases of grouped channels would lie apart")
+        sizes = layer.sizes
+        axes = tuple(
+            _aligned(axis, size, self._stacked) for axis, size in zip(phases, sizes, strict=True)
+        )
+        return Site(layer.nodes, _Plan(layer, axes))
+
+    def certify(self, plan: _Plan) -> Iterable[Certificate]:
+        for index, axis in enumerate(plan.axes):
+            identity = f"axis {index}: {len(axis.phases)} phases"
+            if axis.size is not None:
+                want = plan.layer.operator(index, axis.size)
+                yield certify(identity, want, axis.factorization(axis.size))
+                continue
+
+            def want_of(size: int, index: int = index) -> AxisOperator:
+                return plan.layer.operator(index, size)
+
+            period = axis.phases[0].stride
+            yield certify_all_sizes(identity, want_of, axis.factorization, period, axis.reach)
+
+    def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
+        layer, axes = plan.layer, plan.axes
+        cells = list(itertools.product(*(axis.phases for axis in axes)))
+        weights = [_weight(layer.convolution, cell) for cell in cells]
+        interleave = Interleave(
+            layer.convolution.out_channels,
+            tuple(len(axis.phases) for axis in axes),
+            tuple(
+                None if size is None else axis.phases[0].outputs(size)
+                for axis, size in zip(axes, layer.sizes, strict=True)
+            ),
+            tuple(axis.cut for axis in axes),
+        )
+        if self._stacked:
+            stack = np.concatenate(weights)
+            bias = np.tile(layer.convolution.bias, len(cells))
+            parts = [_convolved(op, layer, cells[0], stack, bias)]
+        else:
+            parts = [
+                _convolved(op, layer, cell, weight, layer.convolution.bias)
+                for cell, weight in zip(cells, weights, strict=True)
+            ]
+        return self._spelled(interleave, op, parts)
+
+
+def _phases(layer: LayerSite) -> list[tuple[Phase, ...]]:
+    """The phases of each axis.
+
+    Raises:
+        NoSite: the layer does not enlarge.
+        Refused: it depends on sizes, or its Resize does not repeat pixels.
+    """
+    convolution = layer.convolution
+    if convolution.transposed:
+        if all(stride == 1 for stride in convolution.strides):
+            raise NoSite
+        if convolution.node.attributes.get_ints("output_shape", None):
+            raise Refused("the ConvTranspose fixes its output_shape")
+        return [
+            transposed_phases(taps, stride, dilation, pads, extra)
+            for (taps, stride, dilation, pads), extra in zip(
+                _settings(convolution), convolution.output_padding, strict=True
+            )
+        ]
+    if layer.resize is None:
+        raise NoSite
+    if len(layer.nodes) > 2:
+        raise Refused("there is a Pad between Resize and Conv")
+    return [
+        nearest_phases(taps, scale, pads, stride, dilation)
+        for (taps, stride, dilation, pads), scale in zip(
+            _settings(convolution), nearest_scales(layer.resize), strict=True
+        )
+    ]
+
+
+def _settings(convolution: Convolution) -> Iterable[tuple[int, int, int, tuple[int, int]]]:
+    """Kernel, stride, dilation and pads of each axis."""
+    sliding = Sliding.of(convolution)
+    pads = zip(sliding.begins, sliding.ends, strict=True)
+    return zip(sliding.kernel, sliding.strides, sliding.dilations, pads, strict=True)
+
+
+def _aligned(phases: Sequence[Phase], size: int | None, stacked: bool) -> PhasedAxis:
+    """Phases with as many outputs each; stacked, they also see the same pixels."""
+    last = max(_last(phase) for phase in phases)
+    groups = [phases] if stacked else [[phase] for phase in phases]
+    even = tuple(phase for group in groups for phase in _in_window(group, last))
+
+    def cut(inputs: int) -> int:
+        return sum(p.outputs(inputs) for p in even) - sum(p.outputs(inputs) for p in phases)
+
+    enough = 1 + max(abs(_last(phase)) for phase in phases)
+    cuts = {cut(inputs) for inputs in range(enough, enough + phases[0].stride)}
+    if len(cuts) == 1:
+        return PhasedAxis(even, *cuts)
+    if size is None:
+        raise Refused("how many outputs each phase has depends on a size that is dynamic")
+    return PhasedAxis(even, cut(size), size)
+
+
+def _last(phase: Phase) -> int:
+    """Output q exists where stride * q is at most this plus the number of inputs."""
+    return sum(phase.pads) - (len(phase.taps) - 1) * phase.dilation - 1
+
+
+def _in_window(phases: Sequence[Phase], last: int) -> tuple[Phase, ...]:
+    """The same phases, their taps filled up with zeros until all see the same pixels.
+
+    The window is widened further where its pads would be negative, which Conv does not have.
+
+    Args:
+        phases: of one stride.
+        last: output q shall exist where stride * q is at most this plus the number of inputs.
+    """
+    pixels = [range(-p.pads[0], len(p.taps) * p.dilation - p.pads[0], p.dilation) for p in phases]
+    low, high = min(seen[0] for seen in pixels), max(seen[-1] for seen in pixels)
+    dilation = math.gcd(*(pixel - low for seen in pixels for pixel in seen)) or 1
+    low -= max(0, -(-low // dilation)) * dilation
+    high += max(0, -((last + 1 + high) // dilation)) * dilation
+    window = range(low, high + 1, dilation)
+    nothing = (0 * phases[0].taps[0][0],) * len(phases[0].taps[0])
+    return tuple(
+        dataclasses.replace(
+            phase,
+            taps=tuple(phase.taps[seen.index(i)] if i in seen else nothing for i in window),
+            dilation=dilation,
+            pads=(-low, last + 1 + high),
+        )
+        for phase, seen in zip(phases, pixels, strict=True)
+    )
+
+
+def _weight(convolution: Convolution, cell: Sequence[Phase]) -> NDArray[np.float64]:
+    """The weight of one phase of each axis, as Conv takes it."""
+    weight = np.concatenate(list(convolution.blocks(convolution.group)))
+    for axis, phase in enumerate(cell, start=2):
+        taps = np.array(phase.taps, np.float64)
+        weight = np.moveaxis(np.tensordot(taps, weight, (1, axis)), 0, axis)
+    return weight
+
+
+def _convolved(
+    op: Builder,
+    layer: LayerSite,
+    cell: Sequence[Phase],
+    weight: NDArray[np.float64],
+    bias: NDArray[Any],
+) -> ir.Value:
+    dtype = layer.convolution.weight.dtype
+    begins, ends = zip(*(phase.pads for phase in cell), strict=True)
+    return op.Conv(
+        layer.x,
+        op.initializer(weight.astype(dtype), "weight"),
+        op.initializer(bias.astype(dtype), "bias") if bias.any() else None,
+        group=layer.convolution.group,
+        strides=[phase.stride for phase in cell],
+        dilations=[phase.dilation for phase in cell],
+        pads=[*begins, *ends],
+    )
+
+
+FORMS = (
+    *(SplitPhases(spelling) for spelling in SPELLINGS),
+    SplitPhases("depth_to_space", stacked=True),
+    SplitPhases("channels_last", stacked=True),
+)
+
+_NEAREST = (
+    'Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric",'
+    ' nearest_mode = "floor"> (x, , s)'
+)
+
+
+def _resized(
+    conv: str,
+    weight: tuple[int, ...],
+    scales: str = "2, 2",
+    resize: str = _NEAREST,
+    x: str = "N, 4, 6, W",
+) -> str:
+    rank = len(weight)
+    nodes = f"u = {resize} z = Conv <{conv}> (u, w, b)"
+    return _text(nodes, weight, weight[0], x, f"float[{rank}] s = {{1, 1, {scales}}},")
+
+
+def _transposed(conv: str, weight: tuple[int, ...], bias: int, x: str = "N, 4, 6, W") -> str:
+    return _text(f"z = ConvTranspose <{conv}> (x, w, b)", weight, bias, x, "")
+
+
+def _text(nodes: str, weight: tuple[int, ...], bias: int, x: str, constants: str) -> str:
+    numbers = ", ".join(str(n * 5 % 7 - 3) for n in range(math.prod(weight)))
+    sizes = ", ".join(map(str, weight))
+    return f"""<ir_version: 8, opset_import: ["" : 18]>
+    g (float[{x}] x) => (float[] z)
+    <{constants} float[{sizes}] w = {{{numbers}}},
+     float[{bias}] b = {{{", ".join(str(n + 1) for n in range(bias))}}}>
+    {{ {nodes} }}"""
+
+
+EXAMPLES = (
+    _resized("pads = [1, 1, 1, 1]", (3, 4, 3, 3)),
+    _resized("pads = [1, 1, 1, 1]", (3, 4, 3, 3), x="N, 4, H, W"),
+    _resized("pads = [2, 1, 1, 2]", (2, 4, 5, 3), "3, 2", x="1, 4, 5, 6"),
+    _resized("pads = [0, 1, 0, 0], group = 2", (4, 2, 2, 3)),
+    _resized("pads = [1, 1, 1, 1], strides = [2, 3]", (2, 4, 3, 3), x="2, 4, 7, 5"),
+    _resized("pads = [1, 1], dilations = [2]", (3, 4, 3), "2", x="N, 4, L"),
+    _resized("pads = [1, 0, 1, 1, 0, 1]", (2, 4, 3, 1, 2), "2, 2, 2", x="1, 4, 3, 4, 5"),
+    _transposed("strides = [2, 2], pads = [1, 1, 1, 1]", (4, 3, 4, 4), 3),
+    _transposed("strides = [2, 2], pads = [1, 1, 1, 1]", (4, 3, 3, 3), 3, x="N, 4, H, W"),
+    _transposed("strides = [2, 2], group = 4", (4, 1, 2, 2), 4),
+    _transposed(
+        "strides = [3, 2], dilations = [2, 3], output_padding = [1, 1], group = 2",
+        (4, 2, 3, 3),
+        4,
+    ),
+)
+
+NEAR_MISSES = (
+    (_resized("pads = [1, 1, 1, 1], strides = [2, 3]", (2, 4, 3, 3), x="2, 4, 7, W"), "dynamic"),
+    (_resized("group = 1", (3, 4, 3, 3), resize='Resize <mode = "linear"> (x, , s)'), "nearest"),
+    (_resized("group = 1", (3, 4, 3, 3), "1.5, 2"), "integer"),
+    (
+        _resized("pads = [1, 1, 1, 1]", (3, 4, 3, 3))
+        .replace("z =", "k =")
+        .replace("b) }", "b) z = Concat <axis = 1> (k, u) }"),
+        "also",
+    ),
+    (_transposed("strides = [1, 1]", (4, 3, 4, 4), 3), ""),
+    (_transposed('strides = [2, 2], auto_pad = "SAME_UPPER"', (4, 3, 4, 4), 3), "auto_pad"),
+    (_transposed("strides = [2, 2], output_shape = [12, 12]", (4, 3, 4, 4), 3), "output_shape"),
+)
