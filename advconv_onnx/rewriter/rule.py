@@ -68,7 +68,7 @@ class Rule(abc.ABC, Generic[Plan]):
             it may be slower on others; none means all.
     """
 
-    name: ClassVar[str]
+    name: str
     roots: ClassVar[frozenset[str]]
     affine_in_weights: ClassVar[bool] = True
     needs_shapes: ClassVar[bool] = False
