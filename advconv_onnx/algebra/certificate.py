@@ -82,12 +82,12 @@ def certify_all_sizes(
     Convolutions, transposed convolutions, zero padding, cropping and resizing by a whole factor
     treat all pixels alike, up to a period: what an output sees, relative to its place, depends on
     its remainder and, within some reach of an end, on the distance to that end. So a size of
-    2 * reach + 2 * period or more is a smaller one, of the same remainder, with pixels of a whole
-    period put into its middle: each of its rows is, shifted, a row of the smaller one. If the two
-    forms agree on all sizes below, they agree on all.
+    2 * reach + 3 * period or more is a smaller one, of the same remainder, with one more period in
+    its middle: each of its outputs is, shifted, one of the smaller size. If the two forms agree on
+    all sizes up to there, they agree on all.
 
-    That the two sizes at the top are such a pair is checked for each remainder, on both forms; a
-    period or reach that is too small for them is refused.
+    That the largest sizes compared are such stretched ones, one for each remainder, is checked; a
+    period or reach that is too small for the layer is refused.
 
     Args:
         identity: what is proved.
@@ -109,17 +109,23 @@ def certify_all_sizes(
     )
     for n in range(largest - period + 1, largest + 1):
         if not _is_stretched(operators[n], operators[n - period], period):
-            raise ValueError(f"{n} pixels are not {n - period} with {period} more in the middle")
+            raise ValueError(
+                f"{n} pixels are not {n - period} with {period} more in the middle; "
+                f"is the period {period} and the reach {reach}?"
+            )
     return Certificate(identity, entries, (1, largest))
 
 
 def _is_stretched(long: AxisOperator, short: AxisOperator, period: int) -> bool:
-    """Whether each output of ``long`` is one of ``short``: the same up to some, then shifted."""
+    """Whether ``long`` is ``short`` with the outputs of one period in its middle once more."""
     more = long.outputs - short.outputs
     before, after = (list(zip(*form.rows, strict=True)) for form in (short, long))
-    shifted = [_shifted(rows, period) for rows in before]
-    same = next((o for o, rows in enumerate(before) if rows != after[o]), len(before))
-    return more >= 0 and shifted[max(same - more, 0) :] == after[max(same, more) :]
+    pairs = enumerate(zip(before, after, strict=False))
+    same = next((o for o, (old, new) in pairs if old != new), len(before))
+    if not 0 < 2 * more <= same:
+        return False
+    # The outputs from same - more to same are both: as they were, and as those a period earlier.
+    return after[same - more :] == [_shifted(rows, period) for rows in before[same - 2 * more :]]
 
 
 def _shifted(rows: tuple[Row, ...], by: int) -> tuple[Row, ...]:

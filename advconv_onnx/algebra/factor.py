@@ -100,7 +100,8 @@ def phases_factorization(phases: Iterable[Phase], inputs: int, outputs: int) -> 
     Args:
         phases: of the whole layer.
         inputs: number of input pixels.
-        outputs: number of output pixels. Phases that reach beyond make it more.
+        outputs: number of output pixels. A phase that has not as many as its class makes it more or
+            fewer, so that no certificate overlooks it.
     """
     phases = tuple(phases)
     products = []
@@ -124,7 +125,8 @@ def tiled(phases: Iterable[Phase], inputs: int, outputs: int, tile: int) -> Fact
     Args:
         phases: of the whole layer.
         inputs: number of input pixels.
-        outputs: number of output pixels. Phases that reach beyond make it more.
+        outputs: number of output pixels. A phase that has not as many as its class makes it more or
+            fewer, so that no certificate overlooks it.
         tile: number of outputs computed together; 1 for the phases as they are. Long kernels get
             smaller tiles, as no tile reads more than ``MOST_INPUTS`` pixels.
     """
@@ -165,8 +167,11 @@ def _stacked(
     nothing = _Product((Fraction(0),) * len(phases[0].taps[0]), [()], {})
     products = [p for p in products if any(p.weights) and any(p.before)] or [nothing]
     tiles = max(len(p.before) for p in products)
+    wanted = outputs
     for phase in phases:
-        outputs = max(outputs, 1 + phase.first + phase.step * (phase.outputs(inputs) - 1))
+        end = phase.first + phase.step * phase.outputs(inputs)
+        if not end - phase.step < wanted <= end:
+            outputs = end
     before = (tuple(p.before) + ((),) * (tiles - len(p.before)) for p in products)
     after = (tuple(tuple(p.after.get(o, ())) for o in range(outputs)) for p in products)
     return Factorization(

@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 from advconv_onnx.algebra.axis import (
     COORDINATES,
     AxisOperator,
+    average_pool,
     convolution,
+    crop,
+    identity,
     insert_zeros,
     pad,
     resize,
@@ -153,6 +156,62 @@ def test_pad_is_that_of_numpy(mode: Any, around: tuple[int, int]) -> None:
 def test_negative_padding_cuts() -> None:
     np.testing.assert_array_equal(pad(5, -1, -2).dense()[0], np.eye(5)[1:3])
     np.testing.assert_array_equal(pad(5, -1, 1).dense()[0], np.eye(6, 5)[1:])
+
+
+@pytest.mark.parametrize(("n", "begin", "end"), [(2, 0, -3), (2, -3, 0), (1, -2, -2), (3, 4, -9)])
+def test_no_more_is_cut_than_there_is(n: int, begin: int, end: int) -> None:
+    assert pad(n, begin, end).outputs == 0
+
+
+def test_what_is_cut_off_may_be_padded_again() -> None:
+    np.testing.assert_array_equal(pad(2, -3, 3).dense()[0], np.zeros((2, 2)))
+    np.testing.assert_array_equal(pad(2, 3, -4).dense()[0], np.zeros((1, 2)))
+
+
+def test_cropping_and_leaving_alone() -> None:
+    np.testing.assert_array_equal(crop(5, 1, 2).dense()[0], np.eye(5)[1:3])
+    np.testing.assert_array_equal(identity(4).dense()[0], np.eye(4))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(3, 9), st.integers(1, 4), small, st.data(), st.booleans())
+def test_average_pool_is_that_of_onnxruntime(
+    n: int, size: int, stride: int, data: st.DataObject, everywhere: bool
+) -> None:
+    begin, end = (data.draw(st.integers(0, size - 1)) for _ in range(2))
+    if n + begin + end < size:
+        return
+    model = ir.from_onnx_text(
+        f'<ir_version: 8, opset_import: ["": 19]> g (float[N,1,{n}] x) => (float[N,1,M] y)'
+        f"{{ y = AveragePool<kernel_shape=[{size}], strides=[{stride}], pads=[{begin}, {end}], "
+        f"count_include_pad={int(everywhere)}>(x) }}"
+    )
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
+    [found] = session.run(None, {"x": np.eye(n, dtype=np.float32)[:, None]})
+    operator = average_pool(n, size, stride=stride, pads=(begin, end), count_include_pad=everywhere)
+    np.testing.assert_allclose(operator.dense()[0], found[:, 0].T, atol=1e-6)
+
+
+def test_a_window_of_padding_has_no_mean() -> None:
+    assert average_pool(2, 2, pads=(2, 0)).rows[0][0] == ()
+
+
+def test_dead_taps_are_those_that_see_padding() -> None:
+    operator = convolution(5, 4, dilation=3, pads=(6, 3))
+    assert operator.live_taps() == (1, 2, 3)
+    assert [operator.is_zero_tap(k) for k in range(4)] == [True, False, False, False]
+    assert operator.entries == operator.dense().size
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(4, 9), st.integers(1, 3), st.integers(1, 3))
+def test_both_steps_may_have_taps(n: int, taps: int, later_taps: int) -> None:
+    """One tap for each pair, those of the later step first."""
+    earlier = transposed_convolution(n, taps, stride=2)
+    later = convolution(earlier.outputs, later_taps, stride=2, pads=(1, 0))
+    found = later.after(earlier).dense()
+    want = np.einsum("kou,jui->kjoi", later.dense(), earlier.dense())
+    np.testing.assert_array_equal(found, want.reshape(found.shape))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
