@@ -104,7 +104,7 @@ class AssembleRows(Form[_Plan]):
             name: of the form.
             most_axes: how many axes are assembled; None for all that change their size.
         """
-        self.name = name  # type: ignore[misc]
+        self.name = name
         self._most_axes = most_axes
 
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
