@@ -430,3 +430,34 @@ class LayerCard:
     costs: Costs
     dense: Costs | None
     impulses: Impulses
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Figure:
+    """How one form did in one window.
+
+    Attributes:
+        ratio: latency of the window as it is over that with the form; None if it has none.
+        ms: median latency of the window as it is.
+        failure: why there is no ratio: the form crashed, hung, did not load, could not win.
+    """
+
+    ratio: Ratio | None
+    ms: float
+    failure: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
+    """A figure that is kept, with all that it depends on.
+
+    Attributes:
+        situation: where it was measured: provider, threads, processor and versions, as text.
+        window: signature of the window: equal where nothing differs that matters to a timing.
+        form: name of the form.
+    """
+
+    situation: str
+    window: str
+    form: str
+    figure: Figure
