@@ -236,6 +236,8 @@ def test_a_mistake_at_one_size_is_found() -> None:
         # The border is felt further than one pixel from it; here there even is no output.
         (lambda n: convolution(n, 5, dilation=2, pads=(4, 4)), 1, 1),
         (lambda n: convolution(n, 5, dilation=2), 1, 1),
+        # Even sizes repeat, odd ones do not.
+        (lambda n: pad(n, 2, 2, "wrap" if n % 2 else "constant"), 2, 3),
         # Fewer outputs of more pixels.
         (lambda n: crop(20, n, 0), 1, 2),
     ],
