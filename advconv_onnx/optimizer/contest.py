@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from advconv_onnx import model as files
+from advconv_onnx.errors import CheckError
 from advconv_onnx.inspection import inspect
 from advconv_onnx.optimizer.prove import Disproved, Prover
 from advconv_onnx.optimizer.window import window
@@ -23,6 +23,19 @@ from advconv_onnx.runtime.probe import structure
 
 
 @dataclasses.dataclass(frozen=True)
+class Next:
+    """A form of the site that ends in one of the nodes that another form makes.
+
+    Attributes:
+        index: of the node among those made.
+    """
+
+    index: int
+    form: Form[Any]
+    certificate: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Choice:
     """A form that may be chosen for a site.
 
@@ -30,18 +43,39 @@ class Choice:
         root: name of the node the site ends in.
         nodes: names of the site's nodes.
         certificate: what was proved about it.
+        then: forms of what this form makes.
     """
 
     form: Form[Any]
     root: str
     nodes: tuple[str, ...]
     certificate: str
+    then: tuple[Next, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the form and those that follow it."""
+        return " + ".join([self.form.name, *(after.form.name for after in self.then)])
+
+    @property
+    def proof(self) -> str:
+        """The certificates of the form and of those that follow it."""
+        return "; ".join([self.certificate, *(after.certificate for after in self.then)])
 
 
 def find_choices(
-    model: ir.Model, forms: Sequence[Form[Any]], prover: Prover
+    model: ir.Model,
+    forms: Sequence[Form[Any]],
+    prover: Prover,
+    among: Collection[str | None] | None = None,
 ) -> tuple[list[Choice], list[Rewrite]]:
     """Every form of every site in a model's main graph, certified.
+
+    Args:
+        model: stays as it is; its shapes should have been inferred.
+        forms: to look for.
+        prover: of the model.
+        among: names of the nodes that sites may consist of; None for all.
 
     Returns:
         The choices in graph order, and a record of each site that was refused or disproved.
@@ -54,6 +88,9 @@ def find_choices(
             if isinstance(result, Refusal):
                 records.append(Rewrite(form.name, result.names, "refused", result.reason))
             if not isinstance(result, Proposal):
+                continue
+            if among is not None and not set(result.names) <= set(among):
+                result.discard()
                 continue
             try:
                 certificate = prover.certify(result)
@@ -71,26 +108,42 @@ def apply(
     """Rewrite a site in place.
 
     Args:
-        model: has nodes of the names in ``choice``.
+        model: should have nodes of the names in ``choice``.
+        choice: the form and its site.
         check: returns why a proposal must not be made, None if it may.
 
     Returns:
-        Why the model stays as it is, None if it was rewritten.
+        Why the model is not as wanted, None if it is; forms before the one that failed are made.
     """
     nodes = {node.name: node for node in model.graph}
     if any(name not in nodes for name in choice.nodes):
         return "a node of the site is gone"
-    result = propose(choice.form, nodes[choice.root], files.opset(model))
+    made, problem = _commit(model, choice.form, nodes[choice.root], choice.nodes, check)
+    for after in choice.then:
+        if problem is None:
+            _, problem = _commit(model, after.form, made[after.index], (), check)
+    return problem
+
+
+def _commit(
+    model: ir.Model,
+    form: Form[Any],
+    root: ir.Node,
+    names: tuple[str, ...],
+    check: Callable[[Proposal], str | None] | None,
+) -> tuple[tuple[ir.Node, ...], str | None]:
+    """Make one rewrite; returns the new nodes, and why nothing was made."""
+    result = propose(form, root, files.opset(model))
     if isinstance(result, Refusal):
-        return result.reason
-    if result is None or result.names != choice.nodes:
-        return "the site is another one now"
+        return (), result.reason
+    if result is None or (names and result.names != names):
+        return (), "the site is another one now"
     problem = check(result) if check else None
     if problem:
         result.discard()
-        return problem
+        return (), problem
     result.commit(names_in(model))
-    return None
+    return result.new_nodes, None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,23 +183,29 @@ class Contest:
         rng = np.random.default_rng(seed)
         return {value.name or "": _draw(value, rng) for value in self.window.graph.inputs}
 
-    def write(self, folder: Path, names: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
-        """Write the window as it is ("") and as some variants, for processes to load.
+    def with_forms_after(self, name: str, then: tuple[Next, ...]) -> Contest:
+        """The same with a further variant: that of a name, and forms of what it makes."""
 
-        Returns:
-            The files by name of the variant, and why a variant could not be made.
+        def extended(variants: Mapping[str, tuple[Choice, ...]]) -> dict[str, tuple[Choice, ...]]:
+            [first] = variants[name]
+            choice = dataclasses.replace(first, then=then)
+            return {**variants, choice.name: (choice,)}
+
+        sites = tuple(map(extended, self.sites))
+        return dataclasses.replace(self, variants=sites[0], sites=sites)
+
+    def model(self, name: str) -> ir.Model:
+        """The window with one variant, its shapes inferred.
+
+        Raises:
+            CheckError: the variant cannot be made here.
         """
-        paths, problems = {"": folder / "window.onnx"}, {}
-        files.save(self.window, paths[""])
-        for index, name in enumerate(names):
-            model = self.window.clone()
-            problem = next(filter(None, (apply(model, c) for c in self.variants[name])), None)
-            if problem:
-                problems[name] = problem
-                continue
-            paths[name] = folder / f"variant_{index}.onnx"
-            files.save(model, paths[name])
-        return paths, problems
+        model = self.window.clone()
+        for choice in self.variants[name]:
+            if problem := apply(model, choice):
+                raise CheckError(problem)
+        files.infer_shapes(model)
+        return model
 
 
 def site_contests(twin: ir.Model, choices: Sequence[Choice]) -> list[Contest]:
@@ -158,7 +217,7 @@ def site_contests(twin: ir.Model, choices: Sequence[Choice]) -> list[Contest]:
     """
     by_site: dict[tuple[str, ...], dict[str, tuple[Choice, ...]]] = {}
     for choice in choices:
-        by_site.setdefault(choice.nodes, {})[choice.form.name] = (choice,)
+        by_site.setdefault(choice.nodes, {})[choice.name] = (choice,)
     alike: dict[str, list[Contest]] = {}
     for variants in by_site.values():
         contest = Contest.of(twin, variants)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import tempfile
 import time
@@ -14,9 +15,11 @@ import onnx_ir as ir
 from advconv_onnx import model as files
 from advconv_onnx.errors import InputError
 from advconv_onnx.inspection import inspect
-from advconv_onnx.optimizer.decide import Trial, decide
+from advconv_onnx.optimizer.cache import Cache
+from advconv_onnx.optimizer.decide import Trial, keep_forms, keep_fusions
 from advconv_onnx.optimizer.options import Options
 from advconv_onnx.optimizer.rewriting import Rewriting
+from advconv_onnx.optimizer.search import Search
 from advconv_onnx.records import ModelSummary, Report
 from advconv_onnx.runtime.engine import resolve_threads
 from advconv_onnx.runtime.inputs import largest_sample
@@ -54,7 +57,6 @@ def optimize(
     require(wanted.provider)
     original = _open(source, target, wanted)
     rewriting = Rewriting(original, wanted, announce)
-    candidate = rewriting.candidate()
     measurement = None
     if wanted.level == "search":
         with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
@@ -64,7 +66,23 @@ def optimize(
                 original, seed=wanted.seed, threads=wanted.threads, data=wanted.data
             )
             trial = Trial(baseline, sample.inputs, wanted, deadline, Path(folder))
-            candidate, measurement = decide(trial, rewriting, candidate, announce)
+            candidate = keep_fusions(trial, rewriting, announce)
+            search = Search(
+                candidate.model,
+                sample.inputs,
+                wanted,
+                deadline,
+                rewriting.room(candidate.model),
+                Cache(_situation(wanted)),
+                announce,
+            )
+            search.run()
+            candidate = keep_forms(trial, rewriting, candidate, search, announce)
+            announce("measuring again")
+            # With fresh processes and another seed: this is the figure that is reported.
+            measurement = trial.measure({"optimized": candidate}, wanted.seed + 1)
+    else:
+        candidate = rewriting.candidate()
     announce("writing")
     written = files.save(candidate.model, target)
     return Report(
@@ -75,6 +93,14 @@ def optimize(
         candidate.rewrites,
         measurement,
     )
+
+
+def _situation(options: Options) -> str:
+    """What a figure depends on beside the window it was taken in."""
+    here = device(options.provider, resolve_threads(options.threads))
+    version = importlib.metadata.version("advconv-onnx")
+    parts = (here.provider, f"{here.threads} threads", here.processor, here.onnxruntime, version)
+    return ", ".join(parts)
 
 
 def _open(source: Path, target: Path, options: Options) -> ir.Model:

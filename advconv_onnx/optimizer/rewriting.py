@@ -89,7 +89,7 @@ class Rewriting:
             if growth := self._growth(fusing.model):
                 return self.untouched(records, "refused", growth)
             self._announce("validating")
-            validation = self._validate(fusing.model)
+            validation = self.validate(fusing.model)
             if validation.passed:
                 return Candidate(fusing.model, _certified(records, validation), validation)
             self._announce("finding the rewrite that breaks the model")
@@ -110,7 +110,7 @@ class Rewriting:
         Raises:
             CheckError: the original cannot be shown to equal itself.
         """
-        validation = self._validate(self._original)
+        validation = self.validate(self._original)
         if not validation.passed:
             raise CheckError(f"nothing can be proved about this model: {_why(validation)}")
         given_up = tuple(
@@ -194,7 +194,7 @@ class Rewriting:
         """Find the pass over the whole model that makes it differ, and leave it out from now on."""
         for step in dict.fromkeys((self._base, base)):
             record = step.records[-1]
-            if record.status == "applied" and not self._validate(step.model).passed:
+            if record.status == "applied" and not self.validate(step.model).passed:
                 self._given_up[record.rule] = dataclasses.replace(
                     record, status="inaccurate", reason=reason
                 )
@@ -214,17 +214,23 @@ class Rewriting:
         while bad - good > 1:
             middle = (good + bad) // 2
             part = self._fuse_within(base, rules, banned, limit=middle)
-            good, bad = (middle, bad) if self._validate(part.model).passed else (good, middle)
+            good, bad = (middle, bad) if self.validate(part.model).passed else (good, middle)
         return applied[bad - 1]
+
+    def room(self, model: ir.Model) -> int:
+        """Bytes by which a model's weights may still grow."""
+        before, after = files.weight_bytes(self._original), files.weight_bytes(model)
+        return int(max(before * self._options.max_growth, before + _SMALL_GROWTH)) - after
 
     def _growth(self, model: ir.Model) -> str:
         """Say by how much a model has grown if that is too much, else nothing."""
         before, after = files.weight_bytes(self._original), files.weight_bytes(model)
-        if after <= max(before * self._options.max_growth, before + _SMALL_GROWTH):
+        if self.room(model) >= 0:
             return ""
         return f"the weights grow from {before} to {after} bytes, more than --max-growth allows"
 
-    def _validate(self, model: ir.Model) -> Validation:
+    def validate(self, model: ir.Model) -> Validation:
+        """Compare a model with the original on the inputs of this run."""
         options = self._options
         if node := files.custom_node(self._original):
             note = (

@@ -17,9 +17,7 @@ def cut(proposal: Proposal, opset_imports: dict[str, int]) -> tuple[ir.Model, ir
     """
     replaced = proposal.site.replaced
     before = small_model(proposal.site.nodes, replaced, opset_imports)
-    after = small_model(
-        proposal.new_nodes, proposal.new_outputs, opset_imports, stand_for=replaced
-    )
+    after = small_model(proposal.new_nodes, proposal.new_outputs, opset_imports, stand_for=replaced)
     return before, after
 
 

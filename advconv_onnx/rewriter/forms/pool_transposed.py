@@ -84,7 +84,7 @@ class PoolTransposed(Form[_Plan]):
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
         convolution = plan.layer.convolution
         scales, cuts = list(plan.scales), (*plan.begins, *plan.ends)
-        weight = np.flip(convolution.weight, range(2, convolution.rank)).astype(np.float64)
+        weight = np.flip(convolution.weight, tuple(range(2, convolution.rank))).astype(np.float64)
         weight = _swapped(weight * math.prod(scales), convolution.group)
         dtype = convolution.weight.dtype
         bias = op.initializer(convolution.bias.astype(dtype), "bias")

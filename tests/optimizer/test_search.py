@@ -1,0 +1,186 @@
+"""The search chooses by the figures it is told, checks with real weights, and records the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from advconv_onnx.optimizer import search as module
+from advconv_onnx.optimizer.options import Options
+from advconv_onnx.optimizer.search import Search
+from advconv_onnx.records import Figure, Ratio, Rewrite
+from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.forms.form import Form
+from advconv_onnx.rewriter.forms.pool_transposed import PoolTransposed
+from tests.rewriter.test_fusions import parse
+
+_RESIZE = 'Resize <mode = "nearest"> (x, , s)'
+_NUMBERS = ", ".join(str(n % 5 - 2) for n in range(4 * 4 * 9))
+
+
+def network(nodes: str) -> ir.Model:
+    return parse(
+        f"""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[1, 4, 6, 5] x) => (float[] z)
+        <float[4] s = {{1, 1, 2, 2}}, float[4, 4, 3, 3] w = {{{_NUMBERS}}}>
+        {{ {nodes} }}"""
+    )
+
+
+ONE = f"u = {_RESIZE} z = Conv <pads = [1, 1, 1, 1]> (u, w)"
+TWO = (
+    f"u = {_RESIZE} a = Conv <pads = [1, 1, 1, 1]> (u, w) b = Relu (a)"
+    ' v = Resize <mode = "nearest"> (b, , s) z = Conv <pads = [1, 1, 1, 1]> (v, w)'
+)
+
+
+class Named(PoolTransposed):
+    """The same form under another name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Biased(Named):
+    """A form whose lowering forgets what its certificate proves."""
+
+    def rewrite(self, op: Builder, plan: Any) -> ir.Value:
+        y = super().rewrite(op, plan)
+        return op.Add(y, op.initializer(np.float32(1), "one"))
+
+
+class Broken(Named):
+    """A form that ONNX Runtime does not load."""
+
+    def rewrite(self, op: Builder, plan: Any) -> ir.Value:
+        return op.AveragePool(super().rewrite(op, plan), kernel_shape=[1, 1], pads=[3, 3, 3, 3])
+
+
+class Told:
+    """A cache that knows the speedup of every form, and nothing of others."""
+
+    def __init__(self, **speedups: float) -> None:
+        self.speedups = speedups
+        self.stored: dict[tuple[str, str], Figure] = {}
+
+    def get(self, signature: str, form: str) -> Figure | None:
+        speedup = self.speedups.get(form)
+        if speedup is None:
+            return self.stored.get((signature, form))
+        return Figure(Ratio(speedup, speedup * 0.99, speedup * 1.01), 10.0)
+
+    def put(self, signature: str, form: str, figure: Figure) -> None:
+        self.stored[signature, form] = figure
+
+
+@dataclasses.dataclass
+class Result:
+    model: ir.Model
+    records: tuple[Rewrite, ...]
+
+    @property
+    def operators(self) -> list[str]:
+        return [node.op_type for node in self.model.graph]
+
+    def status(self, form: str) -> list[str]:
+        return [record.status for record in self.records if record.rule == form]
+
+    def reasons(self, form: str) -> str:
+        return " ".join(record.reason for record in self.records if record.rule == form)
+
+
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    def run(
+        text: str,
+        forms: Sequence[Form[Any]],
+        cache: Told,
+        room: int = 1 << 20,
+        deadline: float = float("inf"),
+        without: Sequence[str] = (),
+    ) -> Result:
+        monkeypatch.setattr(module, "all_forms", lambda provider: tuple(forms))
+        inputs = {"x": np.ones((1, 4, 6, 5), np.float32)}
+        search = Search(network(text), inputs, Options(), deadline, room, cache, lambda stage: None)
+        search.run()
+        found = search.result(without)
+        return Result(found.model, found.rewrites)
+
+    return run
+
+
+def test_the_fastest_form_is_made_and_the_others_are_recorded(searched: Any) -> None:
+    found = searched(ONE, [Named("a"), Named("b"), Named("c")], Told(a=1.2, b=1.5, c=0.7))
+    assert found.operators == ["ConvTranspose", "AveragePool"]
+    assert [found.status(name) for name in "abc"] == [["slower"], ["applied"], ["slower"]]
+    assert "saves more" in found.reasons("a")
+    assert "not faster than the site" in found.reasons("c")
+    [applied] = [record for record in found.records if record.rule == "b"]
+    assert applied.speedup == 1.5
+    assert "exact" in applied.certificate
+
+
+def test_a_gain_within_the_noise_is_no_gain(searched: Any) -> None:
+    found = searched(ONE, [Named("a")], Told(a=1.025))
+    assert found.operators == ["Resize", "Conv"]
+
+
+def test_what_the_weights_disprove_is_not_made_and_the_next_best_is(searched: Any) -> None:
+    found = searched(ONE, [Biased("a"), Named("b")], Told(a=3.0, b=1.5))
+    assert found.operators == ["ConvTranspose", "AveragePool"]
+    assert found.status("a") == ["inaccurate"]
+    assert found.status("b") == ["applied"]
+    assert "float64" in found.reasons("a")
+
+
+def test_weights_do_not_outgrow_what_is_allowed(searched: Any) -> None:
+    found = searched(ONE, [Named("a")], Told(a=3.0), room=-(1 << 20))
+    assert found.operators == ["Resize", "Conv"]
+    assert found.status("a") == ["refused"]
+    assert "--max-growth" in found.reasons("a")
+
+
+def test_a_form_can_be_left_out(searched: Any) -> None:
+    found = searched(ONE, [Named("a"), Named("b")], Told(a=3.0, b=1.5), without=["a"])
+    assert found.status("b") == ["applied"]
+
+
+def test_after_the_deadline_only_what_is_known_counts(searched: Any) -> None:
+    past = time.monotonic() - 1
+    found = searched(ONE, [Named("a"), Named("b")], Told(a=1.5), deadline=past)
+    assert found.status("a") == ["applied"]
+    assert "no time left" in found.reasons("b")
+
+
+def test_neighbours_are_judged_together_and_both_made_where_that_pays(searched: Any) -> None:
+    cache = Told(a=1.5, **{"a, -": 1.2, "-, a": 1.2, "a, a": 1.5})
+    found = searched(TWO, [Named("a")], cache)
+    assert found.operators.count("ConvTranspose") == 2
+    # Together they are told to save less than one of them alone.
+    worse = Told(a=1.5, **{"a, -": 1.5, "-, a": 1.5, "a, a": 0.7})
+    found = searched(TWO, [Named("a")], worse)
+    assert found.operators.count("ConvTranspose") == 1
+
+
+def test_figures_are_taken_once_and_kept(searched: Any) -> None:
+    cache = Told()
+    first = searched(ONE, [Named("a")], cache)
+    [(key, figure)] = cache.stored.items()
+    assert figure.ratio is not None
+    cache.speedups["a"] = 2.0
+    assert searched(ONE, [Named("a")], cache).status("a") == ["applied"]
+    assert first.records
+
+
+def test_a_form_that_does_not_load_ends_only_itself(searched: Any) -> None:
+    cache = Told()
+    found = searched(ONE, [Broken("a"), Named("b")], cache)
+    assert found.status("a") in (["refused"], ["inaccurate"])
+    assert found.reasons("a")
+    assert "does not load" not in found.reasons("b")
