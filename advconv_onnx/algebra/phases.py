@@ -139,14 +139,14 @@ def strided_phases(
 def _phase(
     first: int, step: int, taps: int, reads: Mapping[int, int], stride: int, last: int
 ) -> Phase:
-    """Output q reads pixel ``reads[k] + stride * q`` through tap k.
+    """The class in which output q reads pixel ``reads[k] + stride * q`` through tap k.
 
     Args:
-        first: of the phase, as are ``step`` and ``stride``.
-        step: see ``first``.
+        first: the first output of the class.
+        step: from one output to the next.
         taps: of the large kernel; those that are not in ``reads`` see nothing.
-        reads: the pixel that the class's first output sees, by tap.
-        stride: see ``first``.
+        reads: by tap, the pixel that the first output sees.
+        stride: from there to the pixel that the next output sees.
         last: output q exists where stride * q is at most this plus the number of inputs.
     """
     low, high = min(reads.values(), default=0), max(reads.values(), default=0)
