@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.metadata
 import os
 import tempfile
@@ -18,9 +20,9 @@ from advconv_onnx.inspection import inspect
 from advconv_onnx.optimizer.cache import Cache
 from advconv_onnx.optimizer.decide import Trial, keep_forms, keep_fusions
 from advconv_onnx.optimizer.options import Options
-from advconv_onnx.optimizer.rewriting import Rewriting
+from advconv_onnx.optimizer.rewriting import Candidate, Rewriting
 from advconv_onnx.optimizer.search import Search
-from advconv_onnx.records import ModelSummary, Report
+from advconv_onnx.records import Measurement, ModelSummary, Report, Rewrite
 from advconv_onnx.runtime.engine import resolve_threads
 from advconv_onnx.runtime.inputs import largest_sample
 from advconv_onnx.runtime.providers import device, require
@@ -57,32 +59,10 @@ def optimize(
     require(wanted.provider)
     original = _open(source, target, wanted)
     rewriting = Rewriting(original, wanted, announce)
-    measurement = None
     if wanted.level == "search":
-        with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
-            # The file to beat is the user's own, with nothing but the input shapes changed.
-            baseline = files.reshaped(source, wanted.inputs, Path(folder, "original.onnx"))
-            sample = largest_sample(
-                original, seed=wanted.seed, threads=wanted.threads, data=wanted.data
-            )
-            trial = Trial(baseline, sample.inputs, wanted, deadline, Path(folder))
-            candidate = keep_fusions(trial, rewriting, announce)
-            search = Search(
-                candidate.model,
-                sample.inputs,
-                wanted,
-                deadline,
-                rewriting.room(candidate.model),
-                Cache(_situation(wanted)),
-                announce,
-            )
-            search.run()
-            candidate = keep_forms(trial, rewriting, candidate, search, announce)
-            announce("measuring again")
-            # With fresh processes and another seed: this is the figure that is reported.
-            measurement = trial.measure({"optimized": candidate}, wanted.seed + 1)
+        candidate, measurement = _search(source, original, rewriting, wanted, deadline, announce)
     else:
-        candidate = rewriting.candidate()
+        candidate, measurement = rewriting.candidate(), None
     announce("writing")
     written = files.save(candidate.model, target)
     return Report(
@@ -93,6 +73,38 @@ def optimize(
         candidate.rewrites,
         measurement,
     )
+
+
+def _search(
+    source: Path,
+    original: ir.Model,
+    rewriting: Rewriting,
+    options: Options,
+    deadline: float,
+    announce: Callable[[str], None],
+) -> tuple[Candidate, Measurement]:
+    """The fastest model found, and how fast it is."""
+    with (
+        tempfile.TemporaryDirectory(prefix="advconv-") as folder,
+        contextlib.closing(Cache(_situation(options))) as cache,
+    ):
+        # The file to beat is the user's own, with nothing but the input shapes changed.
+        baseline = files.reshaped(source, options.inputs, Path(folder, "original.onnx"))
+        inputs = largest_sample(
+            original, seed=options.seed, threads=options.threads, data=options.data
+        ).inputs
+        trial = Trial(baseline, inputs, options, deadline, Path(folder))
+        fused = keep_fusions(trial, rewriting, announce)
+        room = rewriting.room(fused.model)
+        search = Search(fused.model, inputs, options, deadline, room, cache, announce)
+        search.run()
+        candidate = keep_forms(trial, rewriting, fused, search, announce)
+        if cache.problem:
+            kept = Rewrite("keep_figures", (), "refused", cache.problem)
+            candidate = dataclasses.replace(candidate, rewrites=(*candidate.rewrites, kept))
+        announce("measuring again")
+        # With fresh processes and another seed: this is the figure that is reported.
+        return candidate, trial.measure({"optimized": candidate}, options.seed + 1)
 
 
 def _situation(options: Options) -> str:

@@ -35,6 +35,9 @@ _MOST_NAMES = 5
 _SHORT = 0.1
 """Milliseconds below which a latency says little about a layer."""
 
+_DECLINED = 6
+"""Rows for rules that were not applied anywhere."""
+
 _STATUSES: tuple[Status, ...] = ("applied", "refused", "inaccurate", "slower")
 
 
@@ -103,19 +106,35 @@ def _evidence(validation: Validation) -> str:
 
 
 def _rewrites(rewrites: Sequence[Rewrite]) -> Table:
-    """One row per rule, in the order in which they first occur."""
-    table = _table("rewrite", "sites", "why not (or what for), mostly")
+    """One row per rule, those that were applied first; of the others only the most frequent."""
+    table = _table("rewrite", "sites", "gain", "why not (or what for), mostly")
     by_rule: dict[str, list[Rewrite]] = {}
     for rewrite in rewrites:
         by_rule.setdefault(rewrite.rule, []).append(rewrite)
-    for rule, group in by_rule.items():
-        counts = collections.Counter(rewrite.status for rewrite in group)
-        known = [status for status in _STATUSES if counts[status]]
-        sites = ", ".join(f"{counts[status]} {status}" for status in known)
+    applied = {r.rule for r in rewrites if r.status == "applied"}
+    others = sorted(by_rule.keys() - applied, key=lambda rule: (-len(by_rule[rule]), rule))
+    for rule in [*(r for r in by_rule if r in applied), *others[:_DECLINED]]:
+        group = by_rule[rule]
         declined = [r.reason for r in group if r.status != "applied"]
         reason = _most_frequent(declined or [r.reason for r in group])
-        _add_row(table, rule, sites, reason, style="" if counts["applied"] else "dim")
+        style = "" if rule in applied else "dim"
+        _add_row(table, rule, _sites(group), _gain(group), reason, style=style)
+    if rest := others[_DECLINED:]:
+        sites = _sites([r for rule in rest for r in by_rule[rule]])
+        _add_row(table, f"{len(rest)} others", sites, "", "see --json", style="dim")
     return table
+
+
+def _sites(group: Sequence[Rewrite]) -> str:
+    counts = collections.Counter(rewrite.status for rewrite in group)
+    return ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
+
+
+def _gain(group: Sequence[Rewrite]) -> str:
+    """Measured speedups of the sites that were rewritten, each in its surroundings."""
+    gains = sorted(r.speedup for r in group if r.status == "applied" and r.speedup is not None)
+    ends = list(dict.fromkeys(f"{gain:.2f}x" for gain in (*gains[:1], *gains[-1:])))
+    return " - ".join(ends)
 
 
 def _most_frequent(reasons: Sequence[str]) -> str:
