@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from advconv_onnx.algebra.certificate import NotEqual
+from advconv_onnx.algebra.certificate import Certificate, NotEqual
 from advconv_onnx.errors import CheckError
 from advconv_onnx.rewriter.cut import cut
 from advconv_onnx.rewriter.forms.form import Form
@@ -109,7 +112,7 @@ class Prover:
         key = (form.name, structure(before))
         if key not in self._probed:
             try:
-                self._probed[key] = "; ".join(map(str, form.certify(proposal.site.plan)))
+                self._probed[key] = "; ".join(map(str, _timed(form, proposal.site.plan)))
             except NotEqual as difference:
                 raise Disproved(str(difference)) from difference
         return self._probed[key]
@@ -119,6 +122,17 @@ class Prover:
         if key not in self._probed:
             self._probed[key] = _prove_with_integers(rule, before, rng)
         return self._probed[key]
+
+
+def _timed(form: Form[Any], plan: Any) -> Iterator[Certificate]:
+    """The certificates of a form, with the time that each took."""
+    certificates = iter(form.certify(plan))
+    while True:
+        start = time.perf_counter()
+        certificate = next(certificates, None)
+        if certificate is None:
+            return
+        yield dataclasses.replace(certificate, seconds=time.perf_counter() - start)
 
 
 def _real(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
