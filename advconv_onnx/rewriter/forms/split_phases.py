@@ -6,16 +6,17 @@ The outputs of one remainder a see the image through few taps. Behind a nearest 
 land on the same pixel are one tap, their weights added: 3x3 at scale 2 becomes four 2x2, 16
 multiplications per input pixel for 36. A transposed convolution has no fewer multiplications, but
 its phases are Convs, which ONNX Runtime keeps in its blocked layout; its ConvTranspose is a matrix
-product and a serial pass over all its products. The cost is the interleave: up to three passes over
-the output.
+product and a serial pass over all its products. The cost is the interleave: two to three passes
+over the output, so that few channels on large maps do not gain. The activation behind the layer
+goes with it, where it is merged into the small convolutions.
 
-``stack_phases`` makes all phases channels of one wider convolution over the union of their taps.
-That multiplies by many zeros (36 for 16 above) unless kernel and stride are equal, but takes few
-output channels together: 4 phases of 3 channels fill one block of 16.
+``stack_phases`` makes all phases channels of one convolution over the union of their taps. Where
+kernel and stride are equal that is one tap; else it multiplies by zeros (36 for the 16 above),
+which can pay where there are few output channels: 4 phases of 3 fill one block of 16.
 
 Phases that end earlier are computed up to the last one's end and cut behind the interleave. Sizes
 may be dynamic as far as the spelling of the interleave allows. Refused for pads that depend on
-sizes, and for other Resizes than repeating pixels.
+sizes, for other Resizes than repeating pixels, and stacked for groups, whose phases lie apart.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -43,15 +43,21 @@ from advconv_onnx.algebra.factor import (
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.forms.form import Form
-from advconv_onnx.rewriter.interleave import SPELLINGS, Interleave
+from advconv_onnx.rewriter.interleave import Interleave, Spelling
 from advconv_onnx.rewriter.layer_site import LayerSite
 from advconv_onnx.rewriter.resizing import nearest_scales
 from advconv_onnx.rewriter.rule import NoSite, Refused, Site
 from advconv_onnx.rewriter.sliding import Sliding
+from advconv_onnx.rewriter.walk import only_reader, producer
+
+_ACTIVATIONS = frozenset(
+    ("Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
+)
+"""Operators of each element by itself, most of which ONNX Runtime merges into a Conv above."""
 
 
 @dataclasses.dataclass(frozen=True)
-class PhasedAxis:
+class _Axis:
     """One axis of a layer in phases that have as many outputs each.
 
     Attributes:
@@ -66,8 +72,9 @@ class PhasedAxis:
 
     def factorization(self, inputs: int) -> Factorization:
         """The phases, interleaved and cut."""
-        whole = phases_factorization(self.phases, inputs, 0)
-        return pooled(whole, crop(whole.after.outputs, 0, self.cut))
+        outputs = sum(phase.outputs(inputs) for phase in self.phases)
+        whole = phases_factorization(self.phases, inputs, outputs)
+        return pooled(whole, crop(outputs, 0, self.cut))
 
     @property
     def reach(self) -> int:
@@ -80,36 +87,44 @@ class PhasedAxis:
 @dataclasses.dataclass(frozen=True)
 class _Plan:
     layer: LayerSite
-    axes: tuple[PhasedAxis, ...]
+    axes: tuple[_Axis, ...]
+    activation: ir.Node | None
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """Of the site."""
+        return (*self.layer.nodes, self.activation) if self.activation else self.layer.nodes
 
 
 class SplitPhases(Form[_Plan]):
     """Resize - Conv, or ConvTranspose -> small Convs and an interleave."""
 
-    roots = frozenset(("Conv", "ConvTranspose"))
+    roots = frozenset(("Conv", "ConvTranspose")) | _ACTIVATIONS
     minimum_opset = 11
 
-    def __init__(self, spelling: str, *, stacked: bool = False) -> None:
+    def __init__(self, spelling: Spelling, *, stacked: bool = False) -> None:
         """Choose a variant.
 
         Args:
-            spelling: of the interleave, one of ``SPELLINGS``.
+            spelling: of the interleave.
             stacked: all phases in one convolution.
         """
-        self.name = f"{'stack' if stacked else 'split'}_phases_{spelling}"  # type: ignore[misc]
-        self._spelled = SPELLINGS[spelling]
+        self.name = f"{'stack' if stacked else 'split'}_phases_{spelling}"
+        self._spelling = spelling
         self._stacked = stacked
 
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
-        layer = LayerSite.of(root)
+        conv, activation = _activated(root)
+        layer = LayerSite.of(conv)
         phases = _phases(layer)
         if self._stacked and layer.convolution.group > 1:
             raise Refused("the phases of grouped channels would lie apart")
-        sizes = layer.sizes
         axes = tuple(
-            _aligned(axis, size, self._stacked) for axis, size in zip(phases, sizes, strict=True)
+            _aligned(of_axis, size, self._stacked)
+            for of_axis, size in zip(phases, layer.sizes, strict=True)
         )
-        return Site(layer.nodes, _Plan(layer, axes))
+        plan = _Plan(layer, axes, activation)
+        return Site(plan.nodes, plan)
 
     def certify(self, plan: _Plan) -> Iterable[Certificate]:
         for index, axis in enumerate(plan.axes):
@@ -127,9 +142,8 @@ class SplitPhases(Form[_Plan]):
 
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
         layer, axes = plan.layer, plan.axes
-        cells = list(itertools.product(*(axis.phases for axis in axes)))
-        weights = [_weight(layer.convolution, cell) for cell in cells]
         interleave = Interleave(
+            layer.batch,
             layer.convolution.out_channels,
             tuple(len(axis.phases) for axis in axes),
             tuple(
@@ -138,16 +152,24 @@ class SplitPhases(Form[_Plan]):
             ),
             tuple(axis.cut for axis in axes),
         )
-        if self._stacked:
-            stack = np.concatenate(weights)
-            bias = np.tile(layer.convolution.bias, len(cells))
-            parts = [_convolved(op, layer, cells[0], stack, bias)]
-        else:
-            parts = [
-                _convolved(op, layer, cell, weight, layer.convolution.bias)
-                for cell, weight in zip(cells, weights, strict=True)
-            ]
-        return self._spelled(interleave, op, parts)
+        cells = list(itertools.product(*(axis.phases for axis in axes)))
+        stacks = [cells] if self._stacked else [[cell] for cell in cells]
+        parts = [_convolved(op, plan, stack) for stack in stacks]
+        return interleave.spelled(self._spelling, op, parts)
+
+
+def _activated(root: ir.Node) -> tuple[ir.Node, ir.Node | None]:
+    """The convolution that a site ends in, and the activation that alone reads it, if any.
+
+    Raises:
+        NoSite: the site does not end here.
+    """
+    if root.op_type in _ACTIVATIONS:
+        return producer(root.inputs[0], "Conv", "ConvTranspose", graph=root.graph), root
+    reader = only_reader(root.outputs[0])
+    if reader is not None and reader.op_type in _ACTIVATIONS and reader.graph is root.graph:
+        raise NoSite
+    return root, None
 
 
 def _phases(layer: LayerSite) -> list[tuple[Phase, ...]]:
@@ -188,7 +210,7 @@ def _settings(convolution: Convolution) -> Iterable[tuple[int, int, int, tuple[i
     return zip(sliding.kernel, sliding.strides, sliding.dilations, pads, strict=True)
 
 
-def _aligned(phases: Sequence[Phase], size: int | None, stacked: bool) -> PhasedAxis:
+def _aligned(phases: Sequence[Phase], size: int | None, stacked: bool) -> _Axis:
     """Phases with as many outputs each; stacked, they also see the same pixels."""
     last = max(_last(phase) for phase in phases)
     groups = [phases] if stacked else [[phase] for phase in phases]
@@ -200,10 +222,10 @@ def _aligned(phases: Sequence[Phase], size: int | None, stacked: bool) -> Phased
     enough = 1 + max(abs(_last(phase)) for phase in phases)
     cuts = {cut(inputs) for inputs in range(enough, enough + phases[0].stride)}
     if len(cuts) == 1:
-        return PhasedAxis(even, *cuts)
+        return _Axis(even, *cuts)
     if size is None:
         raise Refused("how many outputs each phase has depends on a size that is dynamic")
-    return PhasedAxis(even, cut(size), size)
+    return _Axis(even, cut(size), size)
 
 
 def _last(phase: Phase) -> int:
@@ -247,28 +269,32 @@ def _weight(convolution: Convolution, cell: Sequence[Phase]) -> NDArray[np.float
     return weight
 
 
-def _convolved(
-    op: Builder,
-    layer: LayerSite,
-    cell: Sequence[Phase],
-    weight: NDArray[np.float64],
-    bias: NDArray[Any],
-) -> ir.Value:
-    dtype = layer.convolution.weight.dtype
+def _convolved(op: Builder, plan: _Plan, cells: Sequence[Sequence[Phase]]) -> ir.Value:
+    """One convolution for phases that see the same pixels, and its activation."""
+    convolution, cell = plan.layer.convolution, cells[0]
+    dtype = convolution.weight.dtype
+    weight = np.concatenate([_weight(convolution, phases) for phases in cells])
+    bias = np.tile(convolution.bias, len(cells))
     begins, ends = zip(*(phase.pads for phase in cell), strict=True)
-    return op.Conv(
-        layer.x,
+    y = op.Conv(
+        plan.layer.x,
         op.initializer(weight.astype(dtype), "weight"),
         op.initializer(bias.astype(dtype), "bias") if bias.any() else None,
-        group=layer.convolution.group,
+        group=convolution.group,
         strides=[phase.stride for phase in cell],
         dilations=[phase.dilation for phase in cell],
         pads=[*begins, *ends],
     )
+    if plan.activation is None:
+        return y
+    inputs = [y, *plan.activation.inputs[1:]]
+    return op.node(plan.activation.op_type, inputs, dict(plan.activation.attributes)).outputs[0]
 
 
 FORMS = (
-    *(SplitPhases(spelling) for spelling in SPELLINGS),
+    SplitPhases("depth_to_space"),
+    SplitPhases("rows"),
+    SplitPhases("planes"),
     SplitPhases("depth_to_space", stacked=True),
     SplitPhases("channels_last", stacked=True),
 )
