@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import tempfile
 import time
@@ -17,6 +16,7 @@ from advconv_onnx.errors import CheckError, InputError
 from advconv_onnx.records import Latency, Measurement, Ratio, Timing
 from advconv_onnx.runtime.engine import resolve_threads
 from advconv_onnx.runtime.inputs import spell_shapes
+from advconv_onnx.runtime.pool import Pool
 from advconv_onnx.runtime.providers import require
 from advconv_onnx.runtime.worker import Worker
 
@@ -43,6 +43,8 @@ def measure(
     time_limit: float | None = None,
     timeout: float = 120.0,
     memory_limit: int | None = None,
+    hopeless: float = 0.0,
+    pool: Pool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurement:
     """Time model files against each other, paired round by round in random order.
@@ -61,6 +63,9 @@ def measure(
         time_limit: seconds of measuring after which no round beyond the fifth begins; None for 20.
         timeout: seconds that one candidate may take to load, or for its turn in a round.
         memory_limit: bytes that each process may allocate (not on Windows); None for no limit.
+        hopeless: a candidate whose whole interval lies below this part of the best speedup is timed
+            no further, and nothing is when all are; 0 to time all of them to the end.
+        pool: of processes to use and to leave for further measurements; None for fresh ones.
         progress: called with the rounds done and expected.
 
     Raises:
@@ -78,23 +83,22 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="advconv-") as folder, contextlib.ExitStack() as stack:
         arrays = str(Path(folder, "inputs.npz"))
         np.savez(arrays, *inputs.values())
-        start = functools.partial(
-            Worker,
-            inputs=list(inputs),
-            arrays=arrays,
-            provider=provider,
-            threads=resolve_threads(threads),
-            timeout=timeout,
-            memory_limit=memory_limit,
-        )
-        workers = [
-            stack.enter_context(contextlib.closing(start(model))) for model in [*models, models[0]]
-        ]
+        pool = pool or stack.enter_context(Pool())
+        workers = [stack.enter_context(pool.lend()) for _ in [*models, models[0]]]
+        for worker, model in zip(workers, [*models, models[0]], strict=True):
+            worker.load(
+                model,
+                list(inputs),
+                arrays,
+                provider=provider,
+                threads=resolve_threads(threads),
+                timeout=timeout,
+                memory_limit=memory_limit,
+            )
         field = _Field([*names, f"{names[0]} (again)"], workers)
-        field.load()
-        samples = _run_rounds(
-            field, seed, rounds, _TIME_LIMIT if time_limit is None else time_limit, progress
-        )
+        field.wait_until_loaded()
+        limit = _TIME_LIMIT if time_limit is None else time_limit
+        samples = _run_rounds(field, seed, rounds, limit, hopeless, progress)
     return _summarize(names, samples, spell_shapes(inputs), field.failures, seed)
 
 
@@ -113,7 +117,7 @@ def paired_ratio(baseline: Nanoseconds, candidate: Nanoseconds, seed: int) -> Ra
 
 
 class _Field:
-    """The workers still in the race; the first and the last are the baseline."""
+    """The workers still in the race; the first and the last are the baseline, and stay."""
 
     def __init__(self, names: Sequence[str], workers: Sequence[Worker]) -> None:
         self._names = names
@@ -121,7 +125,7 @@ class _Field:
         self.running = list(range(len(workers)))
         self.failures: dict[str, str] = {}
 
-    def load(self) -> None:
+    def wait_until_loaded(self) -> None:
         for index in list(self.running):
             try:
                 self._workers[index].wait_until_loaded()
@@ -129,7 +133,7 @@ class _Field:
                 self._drop(index, error)
 
     def run_round(self, rng: np.random.Generator) -> list[int]:
-        """Give each worker its turn, in random order; return nanoseconds, 0 for one that failed."""
+        """Give each worker its turn, in random order; return nanoseconds, 0 for one that is out."""
         row = [0] * len(self._workers)
         for index in rng.permutation(self.running):
             try:
@@ -137,6 +141,15 @@ class _Field:
             except CheckError as error:
                 self._drop(index, error)
         return row
+
+    def retire(self, samples: Nanoseconds, hopeless: float, seed: int) -> bool:
+        """Let the hopeless rest; return whether that leaves nobody to compare."""
+        rivals = self.running[1:-1]
+        ratios = {i: paired_ratio(samples[:, 0], samples[:, i], seed) for i in rivals}
+        bar = hopeless * max([1.0, *(ratio.median for ratio in ratios.values())])
+        slow = {index for index, ratio in ratios.items() if ratio.high < bar}
+        self.running = [index for index in self.running if index not in slow]
+        return bool(rivals) and len(slow) == len(rivals)
 
     def _drop(self, index: int, error: CheckError) -> None:
         if index in (0, len(self._workers) - 1):
@@ -151,9 +164,10 @@ def _run_rounds(
     seed: int,
     rounds: int | None,
     time_limit: float,
+    hopeless: float,
     progress: Callable[[int, int], None] | None,
 ) -> Nanoseconds:
-    """Return the samples, nanoseconds of shape (rounds, workers)."""
+    """Return the samples, nanoseconds of shape (rounds, workers), 0 for one that was out."""
     rng = np.random.default_rng(seed)
     most = _MAX_ROUNDS if rounds is None else rounds
     rows: list[list[int]] = []
@@ -165,7 +179,11 @@ def _run_rounds(
             progress(len(rows), _expected(len(rows), spent, time_limit, most))
         if len(rows) >= _FEW_ROUNDS and spent >= time_limit:
             break
-        enough = rounds is None and len(rows) >= _MIN_ROUNDS and len(rows) % 5 == 0
+        if len(rows) % _FEW_ROUNDS:
+            continue
+        if field.retire(np.array(rows), hopeless, seed):
+            break
+        enough = rounds is None and len(rows) >= _MIN_ROUNDS
         if enough and _narrow(np.array(rows), field.running, seed):
             break
     if progress:
@@ -191,12 +209,16 @@ def _summarize(
     seed: int,
 ) -> Measurement:
     timings = tuple(
-        Timing(name, _latency(column), paired_ratio(samples[:, 0], column, seed))
+        _timing(name, samples[column > 0, 0], column[column > 0], seed)
         for name, column in zip(names, samples.T, strict=False)
         if name not in failures
     )
     noise = paired_ratio(samples[:, 0], samples[:, -1], seed)
     return Measurement(timings, noise, len(samples), shape, failures)
+
+
+def _timing(name: str, baseline: Nanoseconds, candidate: Nanoseconds, seed: int) -> Timing:
+    return Timing(name, _latency(candidate), paired_ratio(baseline, candidate, seed))
 
 
 def _latency(nanoseconds: Nanoseconds) -> Latency:

@@ -1,7 +1,7 @@
 """A process of its own that holds one session: both ends of the pipe.
 
-The child (``python -m advconv_onnx.runtime.worker``) loads a model, answers, and then, for every
-line it reads, makes one unmeasured and one measured inference. Between lines it sleeps. It ends
+The child (``python -m advconv_onnx.runtime.worker``) obeys lines: it loads a model, or makes one
+unmeasured and one measured inference, or lets go of its model. Between lines it sleeps. It ends
 when its standard input does, even in the middle of an inference, so it never outlives its parent.
 """
 
@@ -17,11 +17,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from advconv_onnx.errors import AdvconvError, CheckError
 from advconv_onnx.runtime.engine import create_session, run_session
@@ -33,12 +34,28 @@ _PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 class Worker:
-    """The parent's end: a process that loads a model and times it on request.
+    """The parent's end: a process that loads a model and times it on request, then another one.
 
-    Whoever makes one must ``close`` it, for example with ``contextlib.closing``.
+    Whoever makes one must ``close`` it, for example with ``contextlib.closing``. After a
+    ``CheckError`` it can do nothing else.
     """
 
-    def __init__(
+    def __init__(self) -> None:
+        """Start the process."""
+        self._timeout = 0.0
+        self._failed = self._timed_out = False
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
+        self._process = subprocess.Popen(
+            # -P: a file in the current directory must not shadow a module.
+            [sys.executable, "-P", "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            env={**os.environ, "PYTHONPATH": _python_path()},
+        )
+
+    def load(
         self,
         model: str,
         inputs: list[str],
@@ -49,7 +66,7 @@ class Worker:
         timeout: float,
         memory_limit: int | None,
     ) -> None:
-        """Start the process, which begins to load the model.
+        """Begin to load a model, in place of an earlier one.
 
         Args:
             model: path of the model file.
@@ -61,17 +78,6 @@ class Worker:
             memory_limit: bytes the process may allocate; None for no limit. Not on Windows.
         """
         self._timeout = timeout
-        self._timed_out = False
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
-        self._process = subprocess.Popen(
-            # -P: a file in the current directory must not shadow a module.
-            [sys.executable, "-P", "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            env={**os.environ, "PYTHONPATH": _python_path()},
-        )
         request = {
             "model": model,
             "inputs": inputs,
@@ -99,6 +105,13 @@ class Worker:
         self._send("run")
         return int(self._receive()["ns"])
 
+    def unload(self) -> bool:
+        """Let go of the model and its memory; return whether another one may be loaded."""
+        if self._failed or self._process.poll() is not None:
+            return False
+        self._send("unload")
+        return True
+
     def close(self) -> None:
         """End the process, whatever it is doing, and wait until it is gone."""
         self._process.kill()
@@ -112,6 +125,7 @@ class Worker:
 
     def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        self._failed = True  # unless the answer arrives, even if Ctrl-C interrupts
         alarm = threading.Timer(self._timeout, self._give_up)
         alarm.daemon = True
         try:
@@ -124,6 +138,7 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise CheckError(answer["error"])
+        self._failed = False
         return answer
 
     def _give_up(self) -> None:
@@ -147,7 +162,7 @@ def _python_path() -> str:
 
 
 def main() -> None:
-    """Serve one model on standard input and output until standard input ends."""
+    """Obey standard input and answer on standard output until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
@@ -159,7 +174,7 @@ def main() -> None:
         print(json.dumps(content), file=answers, flush=True)
 
     try:
-        _serve(json.loads(lines.get()), lines, answer)
+        _serve(lines, answer)
     except AdvconvError as error:
         answer(error=str(error))
     except MemoryError:
@@ -173,25 +188,39 @@ def _read_lines(lines: queue.SimpleQueue[str]) -> None:
     os._exit(0)  # at once: the parent is gone, or done with us
 
 
-def _serve(request: Mapping[str, Any], lines: queue.SimpleQueue[str], answer: Any) -> None:
-    if request["memory_limit"] is not None and sys.platform != "win32":
-        resource.setrlimit(resource.RLIMIT_DATA, (request["memory_limit"],) * 2)
-    with np.load(request["arrays"]) as arrays:
-        values = [arrays[f"arr_{i}"] for i in range(len(request["inputs"]))]
-    inputs = dict(zip(request["inputs"], values, strict=True))
-    session = create_session(
-        request["model"],
-        request["model"],
-        provider=request["provider"],
-        threads=request["threads"],
-    )
-    answer(loaded=True)
+def _serve(lines: queue.SimpleQueue[str], answer: Callable[..., None]) -> None:
+    session: ort.InferenceSession | None = None
+    inputs: dict[str, np.ndarray] = {}
     while True:
-        lines.get()
-        run_session(session, inputs)
-        start = time.perf_counter_ns()
-        session.run(None, inputs)
-        answer(ns=time.perf_counter_ns() - start)
+        line = lines.get().strip()
+        if line == "run":
+            assert session is not None
+            run_session(session, inputs)
+            start = time.perf_counter_ns()
+            session.run(None, inputs)
+            answer(ns=time.perf_counter_ns() - start)
+            continue
+        session, inputs = None, {}  # frees them before the next ones need memory
+        if line != "unload":
+            session, inputs = _load(**json.loads(line))
+            answer(loaded=True)
+
+
+def _load(
+    model: str,
+    inputs: list[str],
+    arrays: str,
+    provider: str,
+    threads: int,
+    memory_limit: int | None,
+) -> tuple[ort.InferenceSession, dict[str, np.ndarray]]:
+    if sys.platform != "win32":
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_limit or most, most))
+    with np.load(arrays) as stored:
+        values = [stored[f"arr_{i}"] for i in range(len(inputs))]
+    session = create_session(model, model, provider=provider, threads=threads)
+    return session, dict(zip(inputs, values, strict=True))
 
 
 if __name__ == "__main__":

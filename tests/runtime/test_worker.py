@@ -1,4 +1,5 @@
 import contextlib
+import resource
 import signal
 import subprocess
 import sys
@@ -41,11 +42,12 @@ def start(tmp_path):
     np.savez(arrays, np.ones(2, np.float32))
     with contextlib.ExitStack() as stack:
 
-        def start_on(body, *, inputs=("x",), timeout=60.0, memory_limit=None):
+        def start_on(body, *, inputs=("x",), timeout=60.0, memory_limit=None, worker=None):
             path = tmp_path / "model.onnx"
             header = '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) '
             onnx.save(onnx.parser.parse_model(header + body), path)
-            worker = Worker(
+            worker = stack.enter_context(contextlib.closing(worker or Worker()))
+            worker.load(
                 str(path),
                 list(inputs),
                 str(arrays),
@@ -54,7 +56,7 @@ def start(tmp_path):
                 timeout=timeout,
                 memory_limit=memory_limit,
             )
-            return stack.enter_context(contextlib.closing(worker))
+            return worker
 
         yield start_on
 
@@ -125,6 +127,47 @@ def test_interrupt_while_the_alarm_starts_cancels_the_alarm(start, monkeypatch):
         worker.wait_until_loaded()
     alarms = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     assert all(alarm.finished.is_set() for alarm in alarms)
+
+
+def test_another_model_takes_the_place_of_the_first(start):
+    worker = start("{ y = Neg(x) }")
+    worker.wait_until_loaded()
+    assert worker.unload()
+    start("{ y = Foo(x) }", worker=worker)
+    with pytest.raises(CheckError, match="No Op registered for Foo"):
+        worker.wait_until_loaded()
+    assert not worker.unload()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts mappings on Linux only")
+def test_each_model_has_its_own_memory_limit(start):
+    worker = start("{ y = Neg(x) }", memory_limit=1 << 30)
+    worker.wait_until_loaded()
+    start(GREEDY, worker=worker, memory_limit=16 << 30).wait_until_loaded()
+    assert limit(worker) == 16 << 30
+    start("{ y = Neg(x) }", worker=worker).wait_until_loaded()
+    assert limit(worker) == resource.getrlimit(resource.RLIMIT_DATA)[1]
+
+
+def limit(worker):
+    return resource.prlimit(worker._process.pid, resource.RLIMIT_DATA)[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_an_unloaded_model_takes_no_memory(start):
+    big = "big = RandomUniform <shape = [30000000]> ()"
+    worker = start(f"{{ {big} s = ReduceMax <keepdims = 0> (big) y = Add(x, s) }}")
+    worker.wait_until_loaded()
+    worker.time_inference()
+    loaded = resident(worker)
+    assert worker.unload()
+    start("{ y = Neg(x) }", worker=worker).wait_until_loaded()
+    assert loaded - resident(worker) > 100e6
+
+
+def resident(worker):
+    pages = Path(f"/proc/{worker._process.pid}/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
 
 
 def test_closing_twice_is_harmless(start):
