@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +27,8 @@ import onnx_ir as ir
 from advconv_onnx.algebra import axis as algebra
 from advconv_onnx.algebra.axis import AxisOperator, Row
 from advconv_onnx.algebra.certificate import Certificate, certify
-from advconv_onnx.algebra.factor import Factorization, by_taps
+from advconv_onnx.geometry import resize_scale
+from advconv_onnx.rewriter.assembly import Assembly
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Array
 from advconv_onnx.rewriter.forms.form import Form
@@ -38,41 +39,44 @@ from advconv_onnx.rewriter.sliding import Sliding
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """One entry of ``before`` and ``assembly`` per spatial axis.
+    """What happens to each spatial axis.
 
     Attributes:
-        before: what enlarges or pads an axis before the convolution; None if nothing does.
-        assembly: the taps, and what puts them together; None where the convolution slides.
+        resized: axes that are still enlarged before the convolution.
+        assembly: by axis; None where the convolution slides.
     """
 
     layer: LayerSite
     sliding: Sliding
-    before: tuple[AxisOperator | None, ...]
-    assembly: tuple[Factorization | None, ...]
+    resized: tuple[int, ...]
+    assembly: tuple[Assembly | None, ...]
 
     @property
-    def assembled(self) -> list[tuple[int, Factorization]]:
+    def assembled(self) -> list[tuple[int, Assembly]]:
         """Axes that are assembled."""
         return [(axis, form) for axis, form in enumerate(self.assembly) if form is not None]
 
     @property
     def slides(self) -> list[AxisOperator]:
-        """What the new convolution does along each axis of its input."""
-        sliding, steps = self.sliding, []
-        for axis, (step, form) in enumerate(zip(self.before, self.assembly, strict=True)):
-            size = self.layer.fixed_sizes[axis] if step is None else step.outputs
-            steps.append(
-                algebra.identity(size)
-                if form
-                else algebra.convolution(
-                    size,
-                    sliding.kernel[axis],
-                    stride=sliding.strides[axis],
-                    dilation=sliding.dilations[axis],
-                    pads=(sliding.begins[axis], sliding.ends[axis]),
-                )
+        """What happens to each axis up to the new convolution and in it."""
+        steps = []
+        for axis, (size, form) in enumerate(
+            zip(self.layer.fixed_sizes, self.assembly, strict=True)
+        ):
+            step = self.enlarged(axis) if axis in self.resized else algebra.identity(size)
+            slide = algebra.convolution(
+                step.outputs,
+                self.sliding.kernel[axis],
+                stride=self.sliding.strides[axis],
+                dilation=self.sliding.dilations[axis],
+                pads=(self.sliding.begins[axis], self.sliding.ends[axis]),
             )
+            steps.append(step if form else slide.after(step))
         return steps
+
+    def enlarged(self, axis: int) -> AxisOperator:
+        """What the nodes before the convolution do along an axis."""
+        return operator_of(self.layer.nodes[:-1], axis, self.layer.fixed_sizes[axis])
 
     def constant(self, op: Builder, array: Array, name: str) -> ir.Value:
         """A constant of the type of the layer's weight."""
@@ -83,7 +87,7 @@ class _Plan:
         """The bias, given to taps that see a full pixel everywhere; None if there are none."""
         bias = self.layer.convolution.bias
         for _, form in reversed(self.assembled):
-            full = [all(map(_is_full, rows)) for rows in form.after.rows]
+            full = [all(map(_is_full, rows)) for rows in form.factorization.after.rows]
             if True not in full:
                 return None
             bias = np.multiply.outer(bias, np.eye(len(full))[full.index(True)])
@@ -95,14 +99,14 @@ class AssembleRows(Form[_Plan]):
 
     roots = frozenset(("Conv",))
     needs_shapes = True
-    minimum_opset = 5
+    minimum_opset = 11
 
     def __init__(self, name: str, most_axes: int | None) -> None:
         """Declare a variant.
 
         Args:
             name: of the form.
-            most_axes: how many axes are assembled; None for all that change their size.
+            most_axes: how many axes are assembled; None for all that change.
         """
         self.name = name
         self._most_axes = most_axes
@@ -115,50 +119,42 @@ class AssembleRows(Form[_Plan]):
         """How to compute a layer, whatever site it is part of.
 
         Raises:
-            NoSite: it enlarges nothing.
-            Refused: it cannot be done, or not be faster.
+            NoSite: it enlarges nothing, or another variant does the same.
+            Refused: it cannot be done, or cannot be faster.
         """
         if layer.resize is None:
             raise NoSite
-        sizes = layer.fixed_sizes
-        steps = [operator_of(layer.nodes[:-1], axis, size) for axis, size in enumerate(sizes)]
-        changed = [a for a, step in enumerate(steps) if step != algebra.identity(step.inputs)]
+        steps = [
+            operator_of(layer.nodes[:-1], axis, size) for axis, size in enumerate(layer.fixed_sizes)
+        ]
         if all(step.outputs <= step.inputs for step in steps):
             raise NoSite
+        changed = [a for a, step in enumerate(steps) if step != algebra.identity(step.inputs)]
         assembled = changed[: self._most_axes]
-        if self._most_axes is not None and assembled == changed:
-            raise NoSite  # the variant without a limit does the same
-        plan = _Plan(
-            layer,
-            Sliding.of(layer.convolution),
-            tuple(
-                step if axis in changed and axis not in assembled else None
-                for axis, step in enumerate(steps)
-            ),
-            tuple(
-                by_taps(layer.operator(axis, size)) if axis in assembled else None
-                for axis, size in enumerate(sizes)
-            ),
+        resized = tuple(axis for axis in changed if axis not in assembled)
+        if self._most_axes is not None and not resized:
+            raise NoSite
+        if resized and len(layer.nodes) > 2:
+            raise Refused("there is a Pad between Resize and Conv")
+        assembly = tuple(
+            Assembly.of(layer.operator(axis, step.inputs), axis == len(steps) - 1)
+            if axis in assembled
+            else None
+            for axis, step in enumerate(steps)
         )
+        plan = _Plan(layer, Sliding.of(layer.convolution), resized, assembly)
         _check_costs(plan)
         return plan
 
     def certify(self, plan: _Plan) -> Iterable[Certificate]:
         for axis, slide in enumerate(plan.slides):
-            form, before = plan.assembly[axis], plan.before[axis]
+            form = plan.assembly[axis]
             want = plan.layer.operator(axis, plan.layer.fixed_sizes[axis])
-            got = form or (slide.after(before) if before else slide)
-            yield certify(f"axis {axis}: {'taps first' if form else 'resized first'}", want, got)
+            how = "taps first" if form else "as it was"
+            yield certify(f"axis {axis}: {how}", want, form.exact if form else slide)
 
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
-        x = plan.layer.x
-        sizes = list(plan.layer.fixed_sizes)
-        channels = plan.layer.convolution.in_channels
-        for axis, step in enumerate(plan.before):
-            if step is not None:
-                x = _times(op, plan, step, x, (channels, *sizes), axis)
-                sizes[axis] = step.outputs
-                x = _reshape(op, x, channels, *sizes)
+        x = _resized(op, plan) if plan.resized else plan.layer.x
         return _assembled(op, plan, _convolved(op, plan, x))
 
 
@@ -169,11 +165,30 @@ def _is_full(row: Row) -> bool:
 def _check_costs(plan: _Plan) -> None:
     _, last = plan.assembled[-1]
     own = math.prod(plan.layer.convolution.weight.shape[1:])
-    if last.multiplications >= own:
+    if last.taps * last.width >= own:
         raise Refused(
-            f"assembling takes {last.multiplications} multiplications per output, "
+            f"assembling takes {last.taps * last.width} multiplications per output, "
             f"the convolution itself {own}"
         )
+
+
+def _resized(op: Builder, plan: _Plan) -> ir.Value:
+    """The Resize without the axes that are assembled.
+
+    Raises:
+        Refused: a scale as float32 gives another size.
+    """
+    resize = plan.layer.resize
+    assert resize is not None
+    scales = np.ones(plan.layer.convolution.rank, np.float32)
+    for axis in plan.resized:
+        step = plan.enlarged(axis)
+        scale = scales[2 + axis] = resize_scale(resize, axis)
+        if math.floor(np.float32(step.inputs) * scales[2 + axis]) != step.outputs:
+            raise Refused(f"the scale {scale} does not give {step.outputs} pixels in float32")
+    left_out = ("axes", "keep_aspect_ratio_policy")
+    kept = {name: a for name, a in resize.attributes.items() if name not in left_out}
+    return op.Resize(plan.layer.x, resize.inputs[1], op.initializer(scales, "scales"), **kept)
 
 
 def _convolved(op: Builder, plan: _Plan, x: ir.Value) -> ir.Value:
@@ -181,8 +196,8 @@ def _convolved(op: Builder, plan: _Plan, x: ir.Value) -> ir.Value:
     convolution, sliding = plan.layer.convolution, plan.sliding
     weight, bias = convolution.weight.astype(np.float64), plan.bias
     for axis, form in plan.assembled:
-        taps = np.tensordot(np.array(form.weights, np.float64), weight, (1, 2 + axis))
-        weight = np.moveaxis(taps, 0, 2 + axis)
+        taps = np.array(form.factorization.weights, np.float64)
+        weight = np.moveaxis(np.tensordot(taps, weight, (1, 2 + axis)), 0, 2 + axis)
     kernel, strides, dilations = list(weight.shape[2:]), [*sliding.strides], [*sliding.dilations]
     begins, ends = [*sliding.begins], [*sliding.ends]
     for axis, _ in plan.assembled:
@@ -207,38 +222,31 @@ def _assembled(op: Builder, plan: _Plan, z: ir.Value) -> ir.Value:
     """Enlarge, shift and add up the images of the taps, axis by axis."""
     bias = plan.layer.convolution.bias
     sizes = [slide.outputs for slide in plan.slides]
-    channels = len(bias) * math.prod(len(form.weights) for _, form in plan.assembled)
+    channels = len(bias) * math.prod(form.taps for _, form in plan.assembled)
     for axis, form in plan.assembled:
-        taps = len(form.weights)
-        channels //= taps
+        channels //= form.taps
+        before, behind = math.prod(sizes[:axis]), math.prod(sizes[axis + 1 :])
         if axis:  # the taps come to lie next to the pixels they belong to, rows being copied
-            split = channels, taps, math.prod(sizes[:axis]), math.prod(sizes[axis:])
-            z = op.Transpose(_reshape(op, z, *split), perm=[0, 1, 3, 2, 4])
-        sizes[axis] *= taps
-        z = _times(op, plan, form.after, z, (channels, *sizes), axis)
-        sizes[axis] = form.after.outputs
+            z = _reshape(op, z, channels, form.taps, before, sizes[axis] * behind)
+            z = op.Transpose(z, perm=[0, 1, 3, 2, 4])
+        rows = form.taps * sizes[axis]
+        matrices = form.matrices
+        if behind == 1:
+            z = _reshape(op, z, channels * before, rows)
+            z = op.MatMul(z, plan.constant(op, matrices[0].T, "assembly"))
+        elif form.is_tiled:
+            z = _reshape(op, z, channels * before, rows, behind)
+            z = op.Gather(z, op.initializer(np.array(form.rows, np.int64), "rows"), axis=2)
+            z = _reshape(op, z, channels * before, len(matrices), matrices.shape[2], behind)
+            z = op.MatMul(plan.constant(op, matrices, "assembly"), z)
+        else:
+            z = _reshape(op, z, channels * before, rows, behind)
+            z = op.MatMul(plan.constant(op, matrices[0], "assembly"), z)
+        sizes[axis] = form.factorization.after.outputs
     y = _reshape(op, z, channels, *sizes)
     if plan.bias is not None or not bias.any():
         return y
     return op.Add(y, plan.constant(op, bias.reshape(-1, *[1] * len(sizes)), "bias"))
-
-
-def _times(
-    op: Builder,
-    plan: _Plan,
-    step: AxisOperator,
-    x: ir.Value,
-    shape: Sequence[int],
-    axis: int,
-) -> ir.Value:
-    """Apply a step to a spatial axis of ``x``, whose shape without the batch is ``shape``."""
-    matrix = np.concatenate(step.dense(), axis=1)
-    outer, rows = math.prod(shape[: axis + 1]), shape[axis + 1]
-    inner = math.prod(shape[axis + 2 :])
-    if inner == 1:
-        return op.MatMul(_reshape(op, x, outer, rows), plan.constant(op, matrix.T, "assembly"))
-    x = _reshape(op, x, outer, rows, inner)
-    return op.MatMul(plan.constant(op, matrix, "assembly"), x)
 
 
 def _reshape(op: Builder, x: ir.Value, *shape: int) -> ir.Value:

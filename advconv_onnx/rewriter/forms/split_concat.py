@@ -1,11 +1,15 @@
-"""Convolve what a Concat joins apart where a part of it was enlarged, and add up.
+"""Convolve what a Concat joins apart, and add up.
 
     conv(concat(a, resize(b)), w)  =  conv(a, w_a) + conv(resize(b), w_b)
 
-The weight is cut by input channels, and the bias goes to one of the parts. This saves nothing by
-itself and costs an addition, which ONNX Runtime takes into a convolution if it can; but the part
-that reads the enlarged image is then a site for forms that compute it at low resolution. The nodes
-that enlarge are made anew, so that those forms may take them away.
+The weight is cut by input channels, the bias goes to one of the parts. The multiplications stay the
+same; the Concat's copy is saved, and ONNX Runtime takes the additions into the convolutions. A part
+that reads an enlarged image is then a site for forms that compute it at low resolution: what
+enlarges is made anew, so that they may take it away.
+
+Most of these forms leave ONNX Runtime's blocked layout, and then the addition and the activation
+are passes of their own. An AveragePool of one pixel after the part brings it back into that layout,
+one pass instead of several.
 
 Size-free. Refused for a grouped convolution, whose groups would be cut.
 """
@@ -46,60 +50,67 @@ class _Operand:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
-    """Operands that one convolution reads: one that is enlarged, or all that are not."""
-
-    operands: tuple[_Operand, ...]
-
-    @property
-    def channels(self) -> list[int]:
-        """Of the Concat's output."""
-        return [channel for operand in self.operands for channel in operand.channels]
-
-
-@dataclasses.dataclass(frozen=True)
 class _Plan:
-    """Attributes: parts: the first takes the bias."""
+    """The convolution, and what it reads; the first of these takes the bias."""
 
     convolution: Convolution
-    parts: tuple[_Part, ...]
+    operands: tuple[_Operand, ...]
 
 
 class SplitConcat(Form[_Plan]):
     """Conv(Concat(a, Resize(b))) -> Add(Conv(a), Conv(Resize(b)))."""
 
-    name = "split_concat"
     roots = frozenset(("Conv",))
     minimum_opset = 7
+
+    def __init__(self, name: str, *, pooled: bool = False) -> None:
+        """Declare a variant.
+
+        Args:
+            name: of the form.
+            pooled: put an AveragePool of one pixel after the parts that are enlarged.
+        """
+        self.name = name
+        self._pooled = pooled
 
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
         concat = producer(root.inputs[0], "Concat", graph=root.graph)
         if not _joins_channels(concat):
             raise NoSite
         joins, values = _joined(concat)
-        operands = tuple(_operands(values, root.graph))
-        enlarged = [operand for operand in operands if operand.enlarging]
-        if not enlarged or len(operands) == 1:
+        operands = sorted(_operands(values, root.graph), key=lambda o: len(o.enlarging))
+        if len(operands) == 1 or (self._pooled and not operands[-1].enlarging):
             raise NoSite
         convolution = Convolution.of(root)
         if convolution.group > 1:
             raise Refused("the groups of the convolution would be cut")
-        rest = tuple(operand for operand in operands if not operand.enlarging)
-        parts = [_Part(rest)] if rest else []
-        parts += [_Part((operand,)) for operand in enlarged]
-        nodes = [node for operand in enlarged for node in operand.enlarging]
-        return Site((*nodes, *joins, root), _Plan(convolution, tuple(parts)))
+        nodes = [node for operand in operands for node in operand.enlarging]
+        once = dict.fromkeys((*nodes, *joins, root))
+        return Site(tuple(once), _Plan(convolution, tuple(operands)))
 
     def certify(self, plan: _Plan) -> Iterable[Certificate]:
-        channels = plan.convolution.in_channels
-        want = identity(channels)
-        yield certify("channels: a sum over parts", want, _regrouped(plan.parts, channels))
+        yield certify(
+            "channels: a sum over operands",
+            identity(plan.convolution.in_channels),
+            _regrouped(plan),
+        )
 
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
-        first, *others = (_convolved(op, plan, part) for part in plan.parts)
-        for other in others:
-            first = op.Add(first, other)
+        first, *others = (self._part(op, plan, operand) for operand in plan.operands)
+        for part in others:
+            first = op.Add(first, part)
         return first
+
+    def _part(self, op: Builder, plan: _Plan, operand: _Operand) -> ir.Value:
+        convolution = plan.convolution
+        y = convolution.rebuild(
+            op,
+            _enlarged(op, operand),
+            convolution.weight[:, operand.channels],
+            convolution.bias * (operand is plan.operands[0]),
+        )
+        one = [1] * (convolution.rank - 2)
+        return op.AveragePool(y, kernel_shape=one) if self._pooled and operand.enlarging else y
 
 
 def _joined(concat: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
@@ -150,28 +161,18 @@ def _enlarging(value: ir.Value, graph: ir.Graph | None) -> tuple[ir.Node, ...]:
     return (resize, pad) if pad else (resize,)
 
 
-def _regrouped(parts: Iterable[_Part], channels: int) -> Factorization:
-    """A product for each part, of the channels it reads: the sum of all is each channel once."""
-    cells, one = identity(channels).rows[0], ((Fraction(1),),)
+def _regrouped(plan: _Plan) -> Factorization:
+    """A product for each operand, of its channels: the sum of all is each channel once."""
+    channels = plan.convolution.in_channels
+    cells = identity(channels).rows[0]
     read = [
-        tuple(cell if channel in own else () for channel, cell in enumerate(cells))
-        for own in (frozenset(part.channels) for part in parts)
+        tuple(cell if channel in operand.channels else () for channel, cell in enumerate(cells))
+        for operand in plan.operands
     ]
     return Factorization(
-        one * len(read),
+        ((Fraction(1),),) * len(read),
         AxisOperator(channels, tuple(read)),
         AxisOperator(channels, (cells,) * len(read)),
-    )
-
-
-def _convolved(op: Builder, plan: _Plan, part: _Part) -> ir.Value:
-    convolution = plan.convolution
-    x = [_enlarged(op, operand) for operand in part.operands]
-    return convolution.rebuild(
-        op,
-        x[0] if len(x) == 1 else op.Concat(*x, axis=1),
-        convolution.weight[:, part.channels],
-        convolution.bias * (part is plan.parts[0]),
     )
 
 
@@ -186,7 +187,7 @@ def _enlarged(op: Builder, operand: _Operand) -> ir.Value:
     return x
 
 
-FORMS = (SplitConcat(),)
+FORMS = (SplitConcat("split_concat"), SplitConcat("split_concat_pooled", pooled=True))
 
 
 def _model(
@@ -199,7 +200,7 @@ def _model(
     numbers = ", ".join(str(n * 5 % 7 - 3) for n in range(2 * channels * 9))
     return f"""<ir_version: 8, opset_import: ["" : 18]>
     g (float[{x}] x, float[2, 3, 3, 2] p) => ({outputs})
-    <float[4] s = {{1, 1, 2, 2}}, float[4] t = {{1, 1, 2, 1}}, float[4] o = {{1, 1, 1, 1}},
+    <float[4] s = {{1, 1, 2, 2}}, float[4] t = {{1, 1, 2, 1}},
      int64[8] q = {{0, 0, 0, 0, 0, 0, 0, 2}},
      float[2, {channels}, 3, 3] w = {{{numbers}}}, float[2] b = {{1, 2}}>
     {{ {nodes} z = Conv <{conv}> (c, w, b) }}"""
@@ -208,28 +209,19 @@ def _model(
 _UP = 'u = Resize <mode = "nearest"> (p, , s)'
 
 EXAMPLES = (
+    _model("c = Concat <axis = 1> (x, x)", 8),
     _model(f"{_UP} c = Concat <axis = 1> (x, u)", 7),
     _model(f"{_UP} c = Concat <axis = -3> (u, x)", 7, "strides = [2, 1]"),
     _model(f"{_UP} d = Concat <axis = 1> (x, u) c = Concat <axis = 1> (d, x)", 11),
-    _model(
-        f'{_UP} v = Resize <mode = "linear"> (p, , s) c = Concat <axis = 1> (u, v)',
-        6,
-    ),
-    _model(
-        'v = Resize <mode = "linear"> (p, , t) u = Pad (v, q) c = Concat <axis = 1> (u, x)',
-        7,
-    ),
+    _model(f"{_UP} d = Concat <axis = 1> (u, x, u) c = Concat <axis = 1> (d, d)", 20),
+    _model(f'{_UP} v = Resize <mode = "linear"> (p, , s) c = Concat <axis = 1> (u, v)', 6),
+    _model('v = Resize <mode = "linear"> (p, , t) u = Pad (v, q) c = Concat <axis = 1> (u, x)', 7),
 )
 
 NEAR_MISSES = (
     (_model(f"{_UP} c = Concat <axis = 2> (x, x)", 4), ""),
-    (_model("c = Concat <axis = 1> (x, x)", 8), ""),
     (_model(f"{_UP} c = Concat <axis = 1> (u)", 3), ""),
-    (_model("u = Resize (p, , o) c = Concat <axis = 1> (x, u)", 7, x="2, 4, 3, 2"), ""),
     (_model(f"{_UP} c = Concat <axis = 1> (x, u)", 7, x="2, C, 6, 4"), "how many channels"),
     (_model(f"{_UP} c = Concat <axis = 1> (x, u)", 3, "group = 2", x="2, 3, 6, 4"), "groups"),
-    (
-        _model(f"{_UP} c = Concat <axis = 1> (x, u)", 7, outputs="float[] z, float[] u"),
-        "also an output",
-    ),
+    (_model(f"{_UP} c = Concat <axis = 1> (x, u)", 7, outputs="float[] z, float[] c"), "also"),
 )
