@@ -61,7 +61,7 @@ class _Axis:
     """One axis of a layer in phases that have as many outputs each.
 
     Attributes:
-        phases: in order of their first output.
+        phases: as they are interleaved.
         cut: outputs that they have more than the layer.
         size: number of input pixels for which that is so; None for any.
     """
@@ -71,9 +71,11 @@ class _Axis:
     size: int | None = None
 
     def factorization(self, inputs: int) -> Factorization:
-        """The phases, interleaved and cut."""
-        outputs = sum(phase.outputs(inputs) for phase in self.phases)
-        whole = phases_factorization(self.phases, inputs, outputs)
+        """The phases, interleaved as they are listed and cut."""
+        steps = len(self.phases)
+        phases = [dataclasses.replace(p, first=i, step=steps) for i, p in enumerate(self.phases)]
+        outputs = sum(phase.outputs(inputs) for phase in phases)
+        whole = phases_factorization(phases, inputs, outputs)
         return pooled(whole, crop(outputs, 0, self.cut))
 
     @property
@@ -212,6 +214,8 @@ def _settings(convolution: Convolution) -> Iterable[tuple[int, int, int, tuple[i
 
 def _aligned(phases: Sequence[Phase], size: int | None, stacked: bool) -> _Axis:
     """Phases with as many outputs each; stacked, they also see the same pixels."""
+    if size is not None and not any(phase.outputs(size) for phase in phases):
+        raise Refused("the layer has no output")
     last = max(_last(phase) for phase in phases)
     groups = [phases] if stacked else [[phase] for phase in phases]
     even = tuple(phase for group in groups for phase in _in_window(group, last))
