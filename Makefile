@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-long check format models bench clean
+.PHONY: help demo test test-long check format models bench peers clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,5 +46,8 @@ models: $(VENV)/demo ## fetch the trained models that tests, samples and benchma
 bench: $(VENV)/dev ## compare with other simplifiers on trained models
 	$(BIN)/python benchmarks/real_models.py
 
+peers: $(VENV)/dev ## install the other runtimes and optimizers that benchmarks/networks.py runs
+	$(BIN)/python benchmarks/peers.py
+
 clean: ## remove what the targets above made
-	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peers demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

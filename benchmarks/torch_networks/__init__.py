@@ -1,0 +1,1 @@
+"""Published networks in plain torch, compactly, that the other benchmarks run on."""
