@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.rule import Refused
 
+_END = 2**31 - 1
+"""Where a Slice ends that takes the rest."""
+
 Spelling = Literal["depth_to_space", "channels_last", "rows", "planes"]
 
 
@@ -36,14 +39,14 @@ class Interleave:
         channels: of each map, and of the result.
         steps: number of maps along each axis.
         sizes: pixels of each map, None where dynamic.
-        cuts: pixels that the result loses at its end.
+        cuts: pixels that the result loses at its beginning and at its end.
     """
 
     batch: int | None
     channels: int
     steps: tuple[int, ...]
     sizes: tuple[int | None, ...]
-    cuts: tuple[int, ...]
+    cuts: tuple[tuple[int, int], ...]
 
     def spelled(self, spelling: Spelling, op: Builder, parts: Sequence[ir.Value]) -> ir.Value:
         """The result of one spelling.
@@ -135,12 +138,12 @@ class Interleave:
 
     def _cropped(self, op: Builder, y: ir.Value, first: int) -> ir.Value:
         """Without what the result has too much; its spatial axes begin at ``first``."""
-        axes = [axis for axis, cut in enumerate(self.cuts) if cut]
+        axes = [axis for axis, cut in enumerate(self.cuts) if any(cut)]
         if not axes:
             return y
         numbers = {
-            "starts": [0] * len(axes),
-            "ends": [-self.cuts[axis] for axis in axes],
+            "starts": [self.cuts[axis][0] for axis in axes],
+            "ends": [-self.cuts[axis][1] or _END for axis in axes],
             "axes": [first + axis for axis in axes],
         }
         return op.Slice(y, *(op.initializer(_ints(n), name) for name, n in numbers.items()))

@@ -10,9 +10,10 @@ product and a serial pass over all its products. The cost is the interleave: two
 over the output, so that few channels on large maps do not gain. The activation behind the layer
 goes with it, where it is merged into the small convolutions.
 
-``stack_phases`` makes all phases channels of one convolution over the union of their taps. Where
-kernel and stride are equal that is one tap; else it multiplies by zeros (36 for the 16 above),
-which can pay where there are few output channels: 4 phases of 3 fill one block of 16.
+``stack_phases`` makes all phases channels of one convolution over the union of their taps, which is
+no larger than each where the output begins some pixels earlier: those are cut behind the
+interleave. Few output channels gain by it, 4 phases of 3 fill one block of 16, and so do kernels as
+long as their stride.
 
 Phases that end earlier are computed up to the last one's end and cut behind the interleave. Sizes
 may be dynamic as far as the spelling of the interleave allows. Refused for pads that depend on
@@ -22,9 +23,10 @@ sizes, for other Resizes than repeating pixels, and stacked for groups, whose ph
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -62,12 +64,12 @@ class _Axis:
 
     Attributes:
         phases: as they are interleaved.
-        cut: outputs that they have more than the layer.
+        cuts: outputs that they have before and behind those of the layer.
         size: number of input pixels for which that is so; None for any.
     """
 
     phases: tuple[Phase, ...]
-    cut: int
+    cuts: tuple[int, int]
     size: int | None = None
 
     def factorization(self, inputs: int) -> Factorization:
@@ -76,7 +78,7 @@ class _Axis:
         phases = [dataclasses.replace(p, first=i, step=steps) for i, p in enumerate(self.phases)]
         outputs = sum(phase.outputs(inputs) for phase in phases)
         whole = phases_factorization(phases, inputs, outputs)
-        return pooled(whole, crop(outputs, 0, self.cut))
+        return pooled(whole, crop(outputs, *self.cuts))
 
     @property
     def reach(self) -> int:
@@ -118,13 +120,11 @@ class SplitPhases(Form[_Plan]):
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
         conv, activation = _activated(root)
         layer = LayerSite.of(conv)
-        phases = _phases(layer)
+        phased = _phased_axes(layer)
         if self._stacked and layer.convolution.group > 1:
             raise Refused("the phases of grouped channels would lie apart")
-        axes = tuple(
-            _aligned(of_axis, size, self._stacked)
-            for of_axis, size in zip(phases, layer.sizes, strict=True)
-        )
+        aligned = _stacked if self._stacked else _split
+        axes = tuple(aligned(*axis) for axis in zip(phased, layer.sizes, strict=True))
         plan = _Plan(layer, axes, activation)
         return Site(plan.nodes, plan)
 
@@ -152,7 +152,7 @@ class SplitPhases(Form[_Plan]):
                 None if size is None else axis.phases[0].outputs(size)
                 for axis, size in zip(axes, layer.sizes, strict=True)
             ),
-            tuple(axis.cut for axis in axes),
+            tuple(axis.cuts for axis in axes),
         )
         cells = list(itertools.product(*(axis.phases for axis in axes)))
         stacks = [cells] if self._stacked else [[cell] for cell in cells]
@@ -174,7 +174,11 @@ def _activated(root: ir.Node) -> tuple[ir.Node, ir.Node | None]:
     return root, None
 
 
-def _phases(layer: LayerSite) -> list[tuple[Phase, ...]]:
+Phased = Callable[[int], tuple[Phase, ...]]
+"""The phases of an axis whose output is to begin some pixels earlier."""
+
+
+def _phased_axes(layer: LayerSite) -> list[Phased]:
     """The phases of each axis.
 
     Raises:
@@ -188,48 +192,85 @@ def _phases(layer: LayerSite) -> list[tuple[Phase, ...]]:
         if convolution.node.attributes.get_ints("output_shape", None):
             raise Refused("the ConvTranspose fixes its output_shape")
         return [
-            transposed_phases(taps, stride, dilation, pads, extra)
-            for (taps, stride, dilation, pads), extra in zip(
-                _settings(convolution), convolution.output_padding, strict=True
-            )
+            functools.partial(_transposed_earlier, *settings)
+            for settings in zip(*_settings(convolution), convolution.output_padding, strict=True)
         ]
     if layer.resize is None:
         raise NoSite
     if len(layer.nodes) > 2:
         raise Refused("there is a Pad between Resize and Conv")
+    scales = nearest_scales(layer.resize)
     return [
-        nearest_phases(taps, scale, pads, stride, dilation)
-        for (taps, stride, dilation, pads), scale in zip(
-            _settings(convolution), nearest_scales(layer.resize), strict=True
-        )
+        functools.partial(_nearest_earlier, *settings)
+        for settings in zip(*_settings(convolution), scales, strict=True)
     ]
 
 
-def _settings(convolution: Convolution) -> Iterable[tuple[int, int, int, tuple[int, int]]]:
-    """Kernel, stride, dilation and pads of each axis."""
+def _transposed_earlier(
+    taps: int, stride: int, dilation: int, begin: int, end: int, extra: int, earlier: int
+) -> tuple[Phase, ...]:
+    return transposed_phases(taps, stride, dilation, (begin - earlier, end), extra)
+
+
+def _nearest_earlier(
+    taps: int, stride: int, dilation: int, begin: int, end: int, scale: int, earlier: int
+) -> tuple[Phase, ...]:
+    return nearest_phases(taps, scale, (begin + stride * earlier, end), stride, dilation)
+
+
+def _settings(convolution: Convolution) -> tuple[tuple[int, ...], ...]:
+    """Kernel, strides, dilations and pads."""
     sliding = Sliding.of(convolution)
-    pads = zip(sliding.begins, sliding.ends, strict=True)
-    return zip(sliding.kernel, sliding.strides, sliding.dilations, pads, strict=True)
+    return (
+        sliding.kernel,
+        sliding.strides,
+        sliding.dilations,
+        sliding.begins,
+        sliding.ends,
+    )
 
 
-def _aligned(phases: Sequence[Phase], size: int | None, stacked: bool) -> _Axis:
-    """Phases with as many outputs each; stacked, they also see the same pixels."""
-    if size is not None and not any(phase.outputs(size) for phase in phases):
-        raise Refused("the layer has no output")
-    last = max(_last(phase) for phase in phases)
-    groups = [phases] if stacked else [[phase] for phase in phases]
-    even = tuple(phase for group in groups for phase in _in_window(group, last))
+def _split(phased: Phased, size: int | None) -> _Axis:
+    """Phases with as many outputs each."""
+    phases = phased(0)
+    last = max(map(_last, phases))
+    even = (_in_window([phase], last) for phase in phases)
+    return _cut(phases, tuple(itertools.chain(*even)), 0, size)
 
-    def cut(inputs: int) -> int:
+
+def _stacked(phased: Phased, size: int | None) -> _Axis:
+    """Phases that also see the same pixels: as few as these can be by beginning earlier."""
+
+    def window(earlier: int) -> tuple[Phase, ...]:
+        phases = phased(earlier)
+        return _in_window(phases, max(map(_last, phases)))
+
+    phases = phased(0)
+    earlier = min(range(len(phases)), key=lambda e: (len(window(e)[0].taps), e))
+    return _cut(phases, window(earlier), earlier, size)
+
+
+def _cut(
+    phases: tuple[Phase, ...], even: tuple[Phase, ...], earlier: int, size: int | None
+) -> _Axis:
+    """What is to be cut from phases of as many outputs each, which begin some earlier.
+
+    Raises:
+        Refused: the layer has no output, or that depends on a size that is dynamic.
+    """
+
+    def excess(inputs: int) -> int:
         return sum(p.outputs(inputs) for p in even) - sum(p.outputs(inputs) for p in phases)
 
+    if size is not None and not any(phase.outputs(size) for phase in phases):
+        raise Refused("the layer has no output")
     enough = 1 + max(abs(_last(phase)) for phase in phases)
-    cuts = {cut(inputs) for inputs in range(enough, enough + phases[0].stride)}
+    cuts = {excess(inputs) for inputs in range(enough, enough + phases[0].stride)}
     if len(cuts) == 1:
-        return _Axis(even, *cuts)
+        return _Axis(even, (earlier, cuts.pop() - earlier))
     if size is None:
         raise Refused("how many outputs each phase has depends on a size that is dynamic")
-    return _Axis(even, cut(size), size)
+    return _Axis(even, (earlier, excess(size) - earlier), size)
 
 
 def _last(phase: Phase) -> int:

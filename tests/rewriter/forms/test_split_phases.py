@@ -151,8 +151,8 @@ def first_only(taps: Any) -> Any:
 
 IN_PLANS = {
     "phases swapped": changed(phases=lambda axis: axis.phases[::-1]),
-    "not cut": changed(cut=lambda axis: 0),
-    "cut too much": changed(cut=lambda axis: axis.cut + 1),
+    "not cut": changed(cuts=lambda axis: (0, 0)),
+    "cut at the other end": changed(cuts=lambda axis: axis.cuts[::-1]),
     "shifted": phases(pads=lambda phase: (phase.pads[0] + 1, phase.pads[1] - 1)),
     "taps reversed": phases(taps=lambda phase: phase.taps[::-1]),
     "a tap not added": phases(taps=lambda phase: first_only(phase.taps)),
@@ -177,7 +177,7 @@ def mutant(form: SplitPhases, mistake: Callable[[Axis], Axis]) -> SplitPhases:
 
 
 CUT = layer(
-    f"{NEAREST} z = Conv <pads = [2, 1, 1, 1], dilations = [3, 1]> (u, w, b)",
+    f"{NEAREST} z = Conv <pads = [3, 1, 2, 1], dilations = [3, 1]> (u, w, b)",
     (3, 4, 3, 3), 3, (2, 4, 6, 5), (2, 2),
 )  # fmt: skip
 """Seven rows of the enlarged image: the phases differ in length, dilation and taps."""
