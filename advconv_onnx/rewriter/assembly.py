@@ -42,7 +42,7 @@ class Assembly:
         if is_last or inputs <= _SHORT or tile < _TILE // 2:
             return cls(whole, outputs, (0,), inputs)
         seen = [
-            [i for rows in operator.rows for row in rows[o : o + tile] for i, _ in row]
+            [i for rows in operator.rows for row in rows[o : o + tile] for i, _ in row] or [0]
             for o in range(0, outputs, tile)
         ]
         width = max(max(pixels) - min(pixels) + 1 for pixels in seen)
@@ -54,6 +54,11 @@ class Assembly:
         return len(self.factorization.weights)
 
     @property
+    def pixels(self) -> int:
+        """Of each tap's image."""
+        return self.factorization.before.inputs
+
+    @property
     def is_tiled(self) -> bool:
         """Whether there is more than one tile."""
         return len(self.starts) > 1
@@ -61,9 +66,8 @@ class Assembly:
     @property
     def rows(self) -> list[int]:
         """Where the rows that the tiles read lie, all taps one after the other."""
-        pixels = self.factorization.before.inputs
         return [
-            tap * pixels + start + offset
+            tap * self.pixels + start + offset
             for start in self.starts
             for tap in range(self.taps)
             for offset in range(self.width)

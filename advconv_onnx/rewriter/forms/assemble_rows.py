@@ -7,12 +7,13 @@ an image of the input's size for each tap; a matrix multiplication per axis with
 [A_0 A_1 ...] enlarges them, shifts them and adds them up. Any mode, coordinates and scale will do.
 
 For scale 2 the convolution has a quarter of the multiplications where both axes are assembled, and
-the assembly adds ``taps * pixels`` per output pixel: little beside many channels, too much on large
-maps. Assembling one axis halves the multiplications instead, and needs no Transpose in between; the
-other axis is enlarged before the convolution, by a matrix too.
+the assembly adds ``taps * pixels`` per output pixel and axis: little beside many channels.
+Assembling the rows alone halves the multiplications, with no Transpose in between; the columns are
+enlarged as before. Rows of large maps are assembled in tiles, from overlapping copies of the rows
+that each reads.
 
-Equal numbers of multiplications make it no faster for a ConvTranspose, whose own kernel does just
-this. Refused for dynamic sizes, and where the assembly multiplies more than the layer itself.
+Nothing is gained for a ConvTranspose, whose own kernel does just this. Refused for dynamic sizes,
+and where the assembly multiplies more than the layer itself.
 """
 
 from __future__ import annotations
@@ -56,23 +57,16 @@ class _Plan:
         """Axes that are assembled."""
         return [(axis, form) for axis, form in enumerate(self.assembly) if form is not None]
 
-    @property
-    def slides(self) -> list[AxisOperator]:
-        """What happens to each axis up to the new convolution and in it."""
-        steps = []
-        for axis, (size, form) in enumerate(
-            zip(self.layer.fixed_sizes, self.assembly, strict=True)
-        ):
-            step = self.enlarged(axis) if axis in self.resized else algebra.identity(size)
-            slide = algebra.convolution(
-                step.outputs,
-                self.sliding.kernel[axis],
-                stride=self.sliding.strides[axis],
-                dilation=self.sliding.dilations[axis],
-                pads=(self.sliding.begins[axis], self.sliding.ends[axis]),
-            )
-            steps.append(step if form else slide.after(step))
-        return steps
+    def slide(self, axis: int) -> AxisOperator:
+        """What happens to an axis that is not assembled."""
+        step = self.enlarged(axis)
+        return algebra.convolution(
+            step.outputs,
+            self.sliding.kernel[axis],
+            stride=self.sliding.strides[axis],
+            dilation=self.sliding.dilations[axis],
+            pads=(self.sliding.begins[axis], self.sliding.ends[axis]),
+        ).after(step)
 
     def enlarged(self, axis: int) -> AxisOperator:
         """What the nodes before the convolution do along an axis."""
@@ -136,22 +130,22 @@ class AssembleRows(Form[_Plan]):
             raise NoSite
         if resized and len(layer.nodes) > 2:
             raise Refused("there is a Pad between Resize and Conv")
+        operators = [layer.operator(axis, step.inputs) for axis, step in enumerate(steps)]
+        if any(operator.outputs == 0 for operator in operators):
+            raise Refused("the layer has no output")
         assembly = tuple(
-            Assembly.of(layer.operator(axis, step.inputs), axis == len(steps) - 1)
-            if axis in assembled
-            else None
-            for axis, step in enumerate(steps)
+            Assembly.of(operator, axis == len(steps) - 1) if axis in assembled else None
+            for axis, operator in enumerate(operators)
         )
         plan = _Plan(layer, Sliding.of(layer.convolution), resized, assembly)
         _check_costs(plan)
         return plan
 
     def certify(self, plan: _Plan) -> Iterable[Certificate]:
-        for axis, slide in enumerate(plan.slides):
-            form = plan.assembly[axis]
+        for axis, form in enumerate(plan.assembly):
             want = plan.layer.operator(axis, plan.layer.fixed_sizes[axis])
             how = "taps first" if form else "as it was"
-            yield certify(f"axis {axis}: {how}", want, form.exact if form else slide)
+            yield certify(f"axis {axis}: {how}", want, form.exact if form else plan.slide(axis))
 
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
         x = _resized(op, plan) if plan.resized else plan.layer.x
@@ -221,32 +215,39 @@ def _convolved(op: Builder, plan: _Plan, x: ir.Value) -> ir.Value:
 def _assembled(op: Builder, plan: _Plan, z: ir.Value) -> ir.Value:
     """Enlarge, shift and add up the images of the taps, axis by axis."""
     bias = plan.layer.convolution.bias
-    sizes = [slide.outputs for slide in plan.slides]
+    sizes = [
+        form.pixels if form else plan.slide(axis).outputs for axis, form in enumerate(plan.assembly)
+    ]
     channels = len(bias) * math.prod(form.taps for _, form in plan.assembled)
     for axis, form in plan.assembled:
         channels //= form.taps
         before, behind = math.prod(sizes[:axis]), math.prod(sizes[axis + 1 :])
         if axis:  # the taps come to lie next to the pixels they belong to, rows being copied
-            z = _reshape(op, z, channels, form.taps, before, sizes[axis] * behind)
+            z = _reshape(op, z, channels, form.taps, before, form.pixels * behind)
             z = op.Transpose(z, perm=[0, 1, 3, 2, 4])
-        rows = form.taps * sizes[axis]
-        matrices = form.matrices
-        if behind == 1:
-            z = _reshape(op, z, channels * before, rows)
-            z = op.MatMul(z, plan.constant(op, matrices[0].T, "assembly"))
-        elif form.is_tiled:
-            z = _reshape(op, z, channels * before, rows, behind)
-            z = op.Gather(z, op.initializer(np.array(form.rows, np.int64), "rows"), axis=2)
-            z = _reshape(op, z, channels * before, len(matrices), matrices.shape[2], behind)
-            z = op.MatMul(plan.constant(op, matrices, "assembly"), z)
-        else:
-            z = _reshape(op, z, channels * before, rows, behind)
-            z = op.MatMul(plan.constant(op, matrices[0], "assembly"), z)
+        z = _multiplied(op, plan, form, z, (channels * before, behind))
         sizes[axis] = form.factorization.after.outputs
     y = _reshape(op, z, channels, *sizes)
     if plan.bias is not None or not bias.any():
         return y
     return op.Add(y, plan.constant(op, bias.reshape(-1, *[1] * len(sizes)), "bias"))
+
+
+def _multiplied(
+    op: Builder, plan: _Plan, form: Assembly, z: ir.Value, around: tuple[int, int]
+) -> ir.Value:
+    """The assembly of ``z``, which is (batch, before, taps * pixels, behind) in memory."""
+    (before, behind), matrices = around, form.matrices
+    rows = form.taps * form.pixels
+    if behind == 1 and not form.is_tiled:
+        z = _reshape(op, z, before, rows)
+        return op.MatMul(z, plan.constant(op, matrices[0].T, "assembly"))
+    z = _reshape(op, z, before, rows, behind)
+    if not form.is_tiled:
+        return op.MatMul(plan.constant(op, matrices[0], "assembly"), z)
+    z = op.Gather(z, op.initializer(np.array(form.rows, np.int64), "rows"), axis=2)
+    z = _reshape(op, z, before, len(matrices), matrices.shape[2], behind)
+    return op.MatMul(plan.constant(op, matrices, "assembly"), z)
 
 
 def _reshape(op: Builder, x: ir.Value, *shape: int) -> ir.Value:
