@@ -1,7 +1,7 @@
 """The command line: parses arguments, calls one function, prints one report.
 
-Exit status: 0 done, 1 a check failed, 2 the call or the input is wrong. Commands import what they
-need when they run, so that ``advconv --help`` answers at once.
+Exit status: 0 done, 1 a check failed, 2 the call or the input is wrong, 130 or 143 interrupted.
+Commands import what they need when they run, so that ``advconv --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import itertools
 import logging
 import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from rich.console import Console, RenderableType
 
+    from advconv_onnx.optimizer.decisions import Decisions
     from advconv_onnx.records import (
         Bench,
         Built,
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
 _CTRL_C = 130
 """What typer makes of a KeyboardInterrupt."""
+
+_TERMINATED = 128 + signal.SIGTERM
 
 _PACKAGES = (
     ("onnx", "reading and checking models", "pip install advconv-onnx"),
@@ -81,6 +86,12 @@ app = typer.Typer(
     help="Optimize convolutional ONNX networks: proved equal, and measured faster here.",
     epilog="Exit status: 0 done; 1 a check failed; 2 the call or the input is wrong.",
 )
+
+cache = typer.Typer(
+    no_args_is_help=True,
+    help="Look after what --level search measured; ADVCONV_CACHE names another file, or is 'off'.",
+)
+app.add_typer(cache, name="cache")
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file; never modified.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the resulting ONNX file goes.")]
@@ -131,13 +142,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments  # wherever it stands
     try:
-        with contextlib.nullcontext() if debug else _silence():
+        with _orderly_termination(), contextlib.nullcontext() if debug else _silence():
             wanted = [argument for argument in arguments if argument != "--debug"]
             status = app(args=wanted, prog_name="advconv", standalone_mode=False) or 0
             if status == _CTRL_C:
                 raise KeyboardInterrupt
             return int(status)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         if debug:
             traceback.print_exc()
         message, status = _explain(error)
@@ -151,7 +162,9 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, AdvconvError):
         return str(error), error.exit_status
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; nothing was written", 2
+        return "interrupted; nothing was written", _CTRL_C
+    if isinstance(error, SystemExit):
+        return "terminated; nothing was written", _TERMINATED
     if isinstance(error, MemoryError):
         return "out of memory; use smaller inputs or a machine with more", 2
     if isinstance(error, ImportError):
@@ -168,6 +181,19 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return f"{message.rstrip('.')}; see '{command} --help'" if message else "", 2
     what = f"{type(error).__name__}: {error}"
     return f"unexpected {what}; run again with --debug and report what it prints", 2
+
+
+@contextlib.contextmanager
+def _orderly_termination() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that processes are ended and temporary files removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals nowhere else
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(_TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -679,6 +705,67 @@ def _package(name: str, purpose: str, install: str) -> PackageStatus:
         return PackageStatus(name, version(name), purpose, install)
     except PackageNotFoundError:
         return PackageStatus(name, None, purpose, install)
+
+
+@cache.command("path")
+def cache_path() -> None:
+    """Print where the cache is, or "off"."""
+    from advconv_onnx.optimizer.decisions import default_path
+
+    print(default_path() or "off")
+
+
+@cache.command("show")
+def cache_show(json: JsonFlag = False) -> None:
+    """List what was measured, by the situation it was measured in."""
+    from advconv_onnx.report import schema, terminal
+
+    with _decisions() as kept:
+        found = list(kept.entries())
+    if json:
+        print(schema.dumps(schema.decisions(found)), end="")
+    else:
+        _print(terminal.decisions(found), fold=False)
+
+
+@cache.command("export")
+def cache_export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes.")],
+) -> None:
+    """Write a copy of the cache, for another machine like this one."""
+    with _decisions() as kept:
+        _keep_inputs([file], [kept.path])
+        kept.export(file)
+    print(f"written to {file}")
+
+
+@cache.command("merge")
+def cache_merge(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A cache that was exported.")],
+) -> None:
+    """Add what another cache knows and this one does not."""
+    from advconv_onnx.optimizer.decisions import Decisions
+
+    with _decisions() as kept, contextlib.closing(Decisions(file, writable=False)) as other:
+        print(f"{kept.merge(other)} decisions added to {kept.path}")
+
+
+@cache.command("clear")
+def cache_clear() -> None:
+    """Forget everything, so that it is measured again."""
+    with _decisions() as kept:
+        print(f"{kept.clear()} decisions removed from {kept.path}")
+
+
+@contextlib.contextmanager
+def _decisions() -> Iterator[Decisions]:
+    from advconv_onnx.optimizer.decisions import Decisions, default_path
+
+    path = default_path()
+    if path is None:
+        raise InputError("the cache is off; unset ADVCONV_CACHE, or name a file in it")
+    with contextlib.closing(Decisions(path)) as kept:
+        yield kept
 
 
 def parse_inputs(arguments: Sequence[str] | None) -> dict[str, Shape]:

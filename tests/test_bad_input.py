@@ -192,26 +192,28 @@ def raising(error: BaseException) -> Callable[..., NoReturn]:
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "status", "reason"),
     [
-        (MemoryError(), "out of memory"),
-        (KeyboardInterrupt(), "interrupted; nothing was written"),
-        (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), "the disk is full"),
-        (PermissionError(errno.EACCES, "Permission denied", "/x"), "Permission denied: '/x'"),
-        (ImportError("no such symbol", name="onnxruntime"), "cannot import onnxruntime"),
-        (RecursionError("too\ndeep"), "unexpected RecursionError: too deep"),
+        (MemoryError(), 2, "out of memory"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
+        (SystemExit(143), 143, "terminated; nothing was written"),
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), 2, "the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "Permission denied: '/x'"),
+        (ImportError("no such symbol", name="onnxruntime"), 2, "cannot import onnxruntime"),
+        (RecursionError("too\ndeep"), 2, "unexpected RecursionError: too deep"),
     ],
 )
 def test_whatever_a_command_raises_is_one_line(
     folder: Path,
     error: BaseException,
+    status: int,
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("advconv_onnx.optimizer.pipeline.optimize", raising(error))
     before = contents(folder)
-    assert main(shlex.split(OPTIMIZE)) == 2
+    assert main(shlex.split(OPTIMIZE)) == status
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -265,7 +267,8 @@ def test_ctrl_c_while_measuring_leaves_nothing_behind(folder: Path) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             out, err = process.communicate(timeout=5)
             break
-    assert (process.returncode, out, err) == (2, "", "advconv: interrupted; nothing was written\n")
+    line = "advconv: interrupted; nothing was written\n"
+    assert (process.returncode, out, err) == (130, "", line)
     assert contents(folder) == before
 
 

@@ -12,6 +12,7 @@ from advconv_onnx.records import (
     Bench,
     Built,
     Comparison,
+    Decision,
     Doctor,
     Inspection,
     Measurement,
@@ -78,6 +79,11 @@ def comparison(found: Comparison) -> Json:
 def doctor(found: Doctor) -> Json:
     """Return what works on this machine."""
     return _VERSION | _fields(found)
+
+
+def decisions(found: Sequence[Decision]) -> Json:
+    """Return what is in the cache."""
+    return _VERSION | {"decisions": _plain(found)}
 
 
 def dumps(document: Json) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -14,6 +15,7 @@ from advconv_onnx.records import (
     Bench,
     Built,
     Comparison,
+    Decision,
     Device,
     Doctor,
     Inspection,
@@ -37,6 +39,9 @@ _SHORT = 0.1
 
 _DECLINED = 6
 """Rows for rules that were not applied anywhere."""
+
+_SIGNATURE = 12
+"""Digits that tell windows apart in a table."""
 
 _STATUSES: tuple[Status, ...] = ("applied", "refused", "inaccurate", "slower")
 
@@ -284,6 +289,24 @@ def elsewhere(placement: Placement, provider: str, model: str) -> RenderableType
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     line = f"{model}: {len(names)} of {total} nodes not on {provider}: "
     return Text(line + ", ".join(names[:_MOST_NAMES]) + more, style="yellow", overflow="fold")
+
+
+def decisions(found: Sequence[Decision]) -> RenderableType:
+    """Show what is in the cache, a table for each situation."""
+    parts: list[RenderableType] = []
+    for situation, group in itertools.groupby(found, lambda decision: decision.situation):
+        table = _table("window", "form", ">speedup", ">95 % interval", ">of", "why not")
+        for decision in group:
+            figure = decision.figure
+            ratio = figure.ratio
+            speedup = (
+                ("", "") if ratio is None
+                else (f"{ratio.median:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}")
+            )  # fmt: skip
+            window = decision.window[:_SIGNATURE]
+            _add_row(table, window, decision.form, *speedup, _ms(figure.ms), figure.failure)
+        parts += [Text(situation, style="bold"), table, Text()]
+    return Group(*parts, Text(f"{len(found)} decisions"))
 
 
 def doctor(found: Doctor) -> RenderableType:

@@ -163,7 +163,8 @@ def _python_path() -> str:
 
 def main() -> None:
     """Obey standard input and answer on standard output until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all, they are the parent's to handle
+        signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()

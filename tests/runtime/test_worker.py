@@ -95,10 +95,11 @@ def test_crash_is_told_from_a_timeout(start):
         worker.time_inference()
 
 
-def test_ctrl_c_is_left_to_the_parent(start):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupts_are_left_to_the_parent(start, number):
     worker = start("{ y = Neg(x) }")
     worker.wait_until_loaded()
-    worker._process.send_signal(signal.SIGINT)
+    worker._process.send_signal(number)
     assert worker.time_inference() > 0
 
 
