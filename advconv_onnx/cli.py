@@ -84,7 +84,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     help="Optimize convolutional ONNX networks: proved equal, and measured faster here.",
-    epilog="Exit status: 0 done; 1 a check failed; 2 the call or the input is wrong.",
+    epilog="Exit status: 0 done; 1 a check failed; 2 the call or the input is wrong; 130 Ctrl-C.",
 )
 
 cache = typer.Typer(
