@@ -39,7 +39,7 @@ class Assembly:
         whole = by_taps(operator)
         outputs, inputs = operator.outputs, operator.inputs
         tile = max(size for size in range(1, _TILE + 1) if outputs % size == 0)
-        if is_last or inputs <= _SHORT or tile < _TILE // 2:
+        if is_last or inputs <= _SHORT or not _TILE // 2 <= tile < outputs:
             return cls(whole, outputs, (0,), inputs)
         seen = [
             [i for rows in operator.rows for row in rows[o : o + tile] for i, _ in row] or [0]

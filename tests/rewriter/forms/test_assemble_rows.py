@@ -32,7 +32,7 @@ SHORT = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-LONG = settings(SHORT, max_examples=1000)
+LONG = settings(SHORT, max_examples=400)
 
 ALIGNED = 'mode = "linear", coordinate_transformation_mode = "align_corners"'
 
@@ -133,6 +133,11 @@ def test_rows_of_a_large_map_are_assembled_in_tiles() -> None:
 def test_one_column_is_assembled_in_tiles_too() -> None:
     model = layer(ALIGNED, "pads = [1, 0, 1, 0]", (3, 16, 3, 1), (2, 16, 36, 1), (2, 1))
     assert len(BOTH.find(model.graph[-1], 18).plan.assembly[0].starts) == 6
+    assert gap(model, BOTH) <= ROUNDING
+
+
+def test_many_rows_that_become_few_are_assembled_at_once() -> None:
+    model = layer(ALIGNED, "group = 1", (3, 16, 1, 3), (1, 16, 33, 2), (0.5, 2))
     assert gap(model, BOTH) <= ROUNDING
 
 
