@@ -17,7 +17,8 @@ long as their stride.
 
 Phases that end earlier are computed up to the last one's end and cut behind the interleave. Sizes
 may be dynamic as far as the spelling of the interleave allows. Refused for pads that depend on
-sizes, for other Resizes than repeating pixels, and stacked for groups, whose phases lie apart.
+sizes, for other Resizes than repeating pixels, for more than 16 phases, and stacked for groups,
+whose phases lie apart.
 """
 
 from __future__ import annotations
@@ -56,6 +57,14 @@ _ACTIVATIONS = frozenset(
     ("Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
 )
 """Operators of each element by itself, most of which ONNX Runtime merges into a Conv above."""
+
+
+_MOST_PHASES = 16
+"""Small convolutions, or phases of one axis stacked, beyond which none was seen to gain."""
+
+_FAR = 32
+"""Pixels over which a layer feels an end, from which on a certificate of all sizes takes seconds
+and that of the size at hand is preferred."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,15 +134,19 @@ class SplitPhases(Form[_Plan]):
             raise Refused("the phases of grouped channels would lie apart")
         aligned = _stacked if self._stacked else _split
         axes = tuple(aligned(*axis) for axis in zip(phased, layer.sizes, strict=True))
+        steps = [len(axis.phases) for axis in axes]
+        if (max(steps) if self._stacked else math.prod(steps)) > _MOST_PHASES:
+            raise Refused(f"there are more than {_MOST_PHASES} phases")
         plan = _Plan(layer, axes, activation)
         return Site(plan.nodes, plan)
 
     def certify(self, plan: _Plan) -> Iterable[Certificate]:
         for index, axis in enumerate(plan.axes):
             identity = f"axis {index}: {len(axis.phases)} phases"
-            if axis.size is not None:
-                want = plan.layer.operator(index, axis.size)
-                yield certify(identity, want, axis.factorization(axis.size))
+            size = plan.layer.sizes[index] if axis.reach > _FAR else axis.size
+            if size is not None:
+                want = plan.layer.operator(index, size)
+                yield certify(identity, want, axis.factorization(size))
                 continue
 
             def want_of(size: int, index: int = index) -> AxisOperator:
@@ -405,6 +418,7 @@ NEAR_MISSES = (
         "also",
     ),
     (_transposed("strides = [1, 1]", (4, 3, 4, 4), 3), ""),
+    (_transposed("strides = [17, 1]", (4, 1, 17, 1), 1), "phases"),
     (_transposed('strides = [2, 2], auto_pad = "SAME_UPPER"', (4, 3, 4, 4), 3), "auto_pad"),
     (_transposed("strides = [2, 2], output_shape = [12, 12]", (4, 3, 4, 4), 3), "output_shape"),
 )
