@@ -129,16 +129,21 @@ def _export(module: nn.Module, images: np.ndarray, path: Path) -> Path:
 
 def _trained(name: str, folder: Path, seed: int) -> Subject:
     shapes = MODELS[name].shapes
-    path = _fixed(real_models.loosened(model_path(name), folder / "export.onnx", shapes), shapes)
+    path = real_models.loosened(model_path(name), folder / "export.onnx", shapes)
+    if all(shapes.values()):  # scalars choose branches, some of which fit no fixed shape
+        _fix(path, shapes)
     model = model_file.load(path)
     if name in real_models.DEFAULT:
         inputs = real_models.picture(name)
     else:
-        inputs = largest_sample(model, seed=seed).inputs
+        rng = np.random.default_rng(seed)
+        tensors = {key: rng.standard_normal(shape) for key, shape in shapes.items() if shape}
+        data = {key: array.astype(np.float32) for key, array in tensors.items()}
+        inputs = largest_sample(model, seed=seed, data=data).inputs
     return Subject(path, inputs, Reference(model).run(inputs))
 
 
-def _fixed(path: Path, shapes: Mapping[str, Sequence[int]]) -> Path:
+def _fix(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
     """Write the sizes of the inputs into a file, as not every tool takes them on its command."""
     model = onnx.load(path)
     for value in model.graph.input:
@@ -146,4 +151,3 @@ def _fixed(path: Path, shapes: Mapping[str, Sequence[int]]) -> Path:
             for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=True):
                 dim.dim_value = size
     onnx.save(model, path)
-    return path

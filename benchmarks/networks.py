@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -36,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "samples"))
 from fetch_models import MODELS
 
 from advconv_onnx import model as model_file
+from advconv_onnx.errors import AdvconvError
 from advconv_onnx.records import Ratio
 from advconv_onnx.runtime.timing import paired_ratio
 from benchmarks.contestant import Contestant
@@ -159,13 +161,13 @@ def _load(tool: Tool, file: Path, subject: Subject, threads: int, folder: Path) 
 
 
 def _error(subject: Subject, outputs: Sequence[np.ndarray]) -> float:
-    """Largest difference of any output over its range; infinite for other sizes."""
+    """Largest difference of any output over its range (of one number: over that number)."""
     errors = [0.0]
     for want, got in zip(subject.expected.values(), outputs, strict=True):
         if got.size != want.size:
             return float("inf")
         difference = np.abs(got.reshape(want.shape).astype(np.float64) - want).max()
-        errors.append(float(difference / np.ptp(want)))
+        errors.append(float(difference / (np.ptp(want) or np.abs(want).max() or 1)))
     return float(np.max(errors))  # max() would lose a NaN
 
 
@@ -266,9 +268,14 @@ def main() -> None:
     if unknown := set(arguments.only) - {*NETWORKS, *MODELS}:
         known = ", ".join([*NETWORKS, *MODELS])
         parser.error(f"no network {', '.join(sorted(unknown))}; choose of {known}")
+    logging.disable(logging.WARNING)  # torch.onnx tells what else could be installed
     results: dict[str, Entries] = {}
     for name in arguments.only:
-        results[name] = compare(name, arguments)
+        try:
+            results[name] = compare(name, arguments)
+        except AdvconvError as error:
+            print(f"\n## {name}\n\nNot compared: {error}", flush=True)
+            continue
         print_table(name, results[name], arguments.seed)
         if arguments.json:  # after each, as a run takes long
             Path(arguments.json).write_text(json.dumps(to_json(results, arguments)))

@@ -15,7 +15,7 @@ EXPORT = "export"
 TWIN = "twin"
 """The re-parameterized network."""
 
-_TIMEOUT = 1800
+_TIMEOUT = 600
 """Seconds that a conversion may take."""
 
 Shapes = Mapping[str, Sequence[int]]
@@ -118,7 +118,8 @@ def ncnn(model: Path, out: Path) -> list[str]:
 
 def ours(level: str, threads: int, shapes: Shapes) -> Callable[[Path, Path], list[str]]:
     """Return what makes our own command line."""
-    inputs = [f"--input={name}={'x'.join(map(str, shape))}" for name, shape in shapes.items()]
+    tensors = {name: shape for name, shape in shapes.items() if shape}
+    inputs = [f"--input={name}={'x'.join(map(str, shape))}" for name, shape in tensors.items()]
     options = [f"--level={level}", f"--threads={threads}", "--quiet"]
     program = executable("", "advconv")
     return lambda model, out: [program, "optimize", str(model), "-o", str(out), *inputs, *options]
