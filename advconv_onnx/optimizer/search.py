@@ -36,11 +36,15 @@ from advconv_onnx.rewriter.forms import all_forms
 from advconv_onnx.rewriter.proposal import Proposal
 from advconv_onnx.rewriter.simplify import clean
 from advconv_onnx.runtime.peak import best_ms, peak
+from advconv_onnx.runtime.pool import Pool
 from advconv_onnx.runtime.timing import measure
 from advconv_onnx.runtime.validate import validate
 
-_SECONDS = 6.0
+_SECONDS = 4.0
 """Time for the rounds of one contest."""
+
+_HOPELESS = 0.9
+"""Part of the best speedup below which a variant is timed no further."""
 
 _LEAST_GAIN = 1.02
 """A form wins only if its whole interval lies beyond this ratio."""
@@ -111,12 +115,17 @@ class Search:
         self._choices, self._records = find_choices(model, self._forms, self._prover)
         self._inputs = inputs
         self._twin = timing_twin(model, inputs)
+        self._pool = Pool()
         self._wins: list[Win] = []
         self._interactions: dict[tuple[Choice, Choice], float] = {}
         self._checked: dict[Choice, str | None] = {}
 
     def run(self) -> None:
         """Time the forms of all sites, then those of neighbouring sites together."""
+        with self._pool:
+            self._run()
+
+    def _run(self) -> None:
         contests = site_contests(self._twin, self._choices)
         for index, contest in enumerate(contests):
             self._announce(f"timing forms, {index + 1} of {len(contests)}")
@@ -155,13 +164,15 @@ class Search:
         """
         figures, _ = self._figures(contest)
         ratios = {n: f.ratio.median for n, f in figures.items() if f.ratio is not None}
-        contenders = sorted(
-            (name for name, ratio in ratios.items() if ratio > _NEARLY), key=lambda n: -ratios[n]
-        )
-        for name in contenders[:_CONTENDERS]:
+        contenders = (name for name, ratio in ratios.items() if ratio > _NEARLY)
+        deepened = 0
+        for name in sorted(contenders, key=lambda name: -ratios[name]):
             then = self._forms_within(contest.model(name), contest.window)
             if then:
                 contest = contest.with_forms_after(name, then)
+                deepened += 1
+            if deepened == _CONTENDERS:
+                break
         return contest
 
     def _forms_within(self, variant: ir.Model, window: ir.Model) -> tuple[Next, ...]:
@@ -252,6 +263,8 @@ class Search:
                 seed=options.seed,
                 time_limit=max(1.0, min(_SECONDS, self._deadline - time.monotonic())),
                 memory_limit=None if limit is None else int(limit * 2**30),
+                hopeless=_HOPELESS,
+                pool=self._pool,
             )
         ms = found.timings[0].latency.median
         timed = {timing.name: Figure(timing.speedup, ms) for timing in found.timings[1:]}
