@@ -12,11 +12,15 @@ kind before the convolution is folded into B and costs nothing. Where not all ti
 run of outputs (a dilation's are spread), A keeps its tiles, one dense matrix per axis.
 
 F(4, 3) leaves 2.25 of 9 multiplications. Against that stand about four passes over memory and the
-products with B, which is dense: its cost grows with the size of the map. So it can pay for many
-channels, over 100 or so, on small maps; a 1-D transform reads its tiles locally and is better on
-large ones. U takes more room than the weights: (m + r - 1)^2 / r^2 times as much, 4 for F(4, 3).
+products with B, which is dense: its cost grows with the size of the map. U takes more room than the
+weights, (R / K)^2 times as much, 4 for F(4, 3), and is read once: on maps of fewer than about 20
+pixels that is what takes the time. So it can pay from about 128 channels on maps between 20 and 64,
+most for 5x5, for a linear Resize, and where a Pad would have ONNX Runtime leave its layout; not for
+strides. Tiles of 6 were never faster than those of 4, and less exact.
+
 The ``_small`` variants leave the product that makes U in the graph, for ONNX Runtime to fold when
-it loads the model. Rounding grows with the tile.
+it loads the model. An activation behind the layer goes with it, so that a convolution behind that
+takes in the last Transpose.
 
 Refused for dynamic sizes, for fewer than 16 channels a group, and where all products together
 multiply more than the layer itself.
@@ -81,13 +85,12 @@ class Repeated:
         return found if tile and found.operator(after.inputs) == after else None
 
     def operator(self, tiles: int) -> AxisOperator:
-        """A with its tiles."""
+        """A with its tiles, which must not end before the outputs do."""
         run = len(self.tile)
-        places = [divmod(o, run) for o in range(self.outputs)]
+        places = [divmod(o, run) for o in range(min(self.outputs, run * tiles))]
         columns = zip(*self.tile, strict=True)
         rows = (
-            tuple(((t, column[o]),) if column[o] and t < tiles else () for t, o in places)
-            for column in columns
+            tuple(((t, column[o]),) if column[o] else () for t, o in places) for column in columns
         )
         return AxisOperator(tiles, tuple(rows))
 
@@ -217,6 +220,8 @@ def _factorization(layer: LayerSite, axis: int, tile: int) -> Factorization:
     """
     size, sliding = layer.fixed_sizes[axis], Sliding.of(layer.convolution)
     outputs = layer.operator(axis, size).outputs
+    if not outputs:
+        raise Refused("the layer has no output")
     taps, pads = sliding.kernel[axis], (sliding.begins[axis], sliding.ends[axis])
     stride, dilation = sliding.strides[axis], sliding.dilations[axis]
     if layer.convolution.transposed:
@@ -281,23 +286,21 @@ def _cost_after(plan: _Plan, outputs: Sequence[int]) -> int:
 
 
 def _before(op: Builder, plan: _Plan, x: ir.Value) -> ir.Value:
-    """From (N, H, W, C) to V (N, R Q, [groups,] tiles, C/groups)."""
-    products = tiles = 1
-    sizes = [*plan.layer.fixed_sizes, plan.layer.convolution.in_channels]
-    for index, axis in enumerate(plan.axes):
-        matrix = np.array(axis.form.before.dense())
-        size, inner = sizes[index], math.prod(sizes[index + 1 :])
-        if index == 0:  # all products of a tile in one matrix product
-            x = _reshape(op, x, size, inner)
-            x = op.MatMul(plan.constant(op, matrix.reshape(-1, size), "before"), x)
-        else:
-            x = _reshape(op, x, products, 1, tiles, size, inner)
-            x = op.MatMul(plan.constant(op, matrix[:, None], "before"), x)
-        products, tiles = products * axis.products, tiles * axis.tiles
-    if not plan.groups:
-        return _reshape(op, x, products, tiles, sizes[-1])
-    x = _reshape(op, x, products, tiles, *plan.groups, -1)
-    return op.Transpose(x, perm=[0, 1, 3, 2, 4])
+    """From (N, H, W, C) to V (R Q, [groups,] N tiles, C/groups)."""
+    channels = plan.layer.convolution.in_channels
+    outer, inner = 1, channels * math.prod(plan.layer.fixed_sizes)
+    for axis in plan.axes:
+        matrix = np.concatenate(axis.form.before.dense())
+        inner //= axis.form.before.inputs
+        x = _times(op, plan, matrix, _reshape(op, x, 0, outer, -1, inner))
+        outer *= len(matrix)
+    pairs = itertools.chain(*((axis.products, axis.tiles) for axis in plan.axes))
+    own = channels // plan.layer.convolution.group
+    x = _reshape(op, x, 0, *pairs, *plan.groups, own)
+    rank, last = len(plan.axes), 2 * len(plan.axes) + len(plan.groups)
+    products, tiles = range(1, 2 * rank, 2), range(2, 2 * rank + 1, 2)
+    x = op.Transpose(x, perm=[*products, *range(2 * rank + 1, last + 1), 0, *tiles, last + 1])
+    return _reshape(op, x, plan.products, *plan.groups, -1, own)
 
 
 def _weights(op: Builder, plan: _Plan) -> ir.Value:
@@ -315,12 +318,10 @@ def _small_weights(op: Builder, plan: _Plan) -> ir.Value:
     weight = _taps_first(plan)
     u, products = plan.constant(op, weight, "weight"), 1
     for index, axis in enumerate(plan.axes):
-        shape = np.array([products, weight.shape[index], -1], np.int64)
-        u = op.Reshape(u, op.initializer(shape, "shape"))
-        u = op.MatMul(plan.constant(op, np.array(axis.form.weights, np.float64), "taps"), u)
+        u = _reshape(op, u, products, weight.shape[index], -1)
+        u = _times(op, plan, np.array(axis.form.weights, np.float64), u)
         products *= axis.products
-    shape = np.array([products, *plan.groups, *weight.shape[-2:]], np.int64)
-    return op.Reshape(u, op.initializer(shape, "shape"))
+    return _reshape(op, u, products, *plan.groups, *weight.shape[-2:])
 
 
 def _taps_first(plan: _Plan) -> Array:
@@ -333,51 +334,45 @@ def _taps_first(plan: _Plan) -> Array:
 def _after_repeated(
     op: Builder, plan: _Plan, z: ir.Value, repeated: Sequence[Repeated]
 ) -> ir.Value:
-    """From Z to (N, H, W, M), all tiles by one matrix."""
+    """From Z (R Q, [groups,] N tiles, M/groups) to (N, H, W, M), all tiles by one matrix."""
     matrix: Array = np.ones((1, 1))
     for axis in repeated:
         matrix = np.kron(matrix, np.array(axis.tile, np.float64))
-    y = op.MatMul(plan.constant(op, matrix, "after"), _reshape(op, z, plan.products, -1))
+    y = _times(op, plan, matrix, _reshape(op, z, plan.products, -1))
     runs = [len(axis.tile) for axis in repeated]
-    y = _reshape(op, y, *runs, *plan.groups, *plan.tiles, _out_channels(plan))
-    own, tiles, channels = _dimensions(plan)
-    y = op.Transpose(y, perm=[0, *itertools.chain(*zip(tiles, own, strict=True)), *channels])
+    y = _image(op, plan, y, runs, tiles_first=True)
     sizes = [run * tiles for run, tiles in zip(runs, plan.tiles, strict=True)]
-    y = _reshape(op, y, *sizes, plan.layer.convolution.out_channels)
+    y = _reshape(op, y, -1, *sizes, plan.layer.convolution.out_channels)
     return _cropped(op, y, sizes, [axis.outputs for axis in repeated])
 
 
 def _after(op: Builder, plan: _Plan, z: ir.Value) -> ir.Value:
     """The same by one matrix for each axis, from the last to the first."""
-    products = [axis.products for axis in plan.axes]
-    z = _reshape(op, z, *products, *plan.groups, *plan.tiles, _out_channels(plan))
-    own, tiles, channels = _dimensions(plan)
-    y = op.Transpose(z, perm=[0, *itertools.chain(*zip(own, tiles, strict=True)), *channels])
-    inner = plan.layer.convolution.out_channels
-    for index in reversed(range(len(plan.axes))):
-        after = plan.axes[index].form.after
-        outer = math.prod(axis.form.multiplications for axis in plan.axes[:index])
-        matrix = after.dense().transpose(1, 0, 2).reshape(after.outputs, -1)
-        y = _reshape(op, y, outer, matrix.shape[1], inner)
-        y = op.MatMul(plan.constant(op, matrix, "after"), y)
-        inner *= after.outputs
+    y = _image(op, plan, z, [axis.products for axis in plan.axes], tiles_first=False)
+    outer, inner = plan.products * math.prod(plan.tiles), plan.layer.convolution.out_channels
+    for axis in reversed(plan.axes):
+        matrix = np.concatenate(axis.form.after.dense(), axis=1)
+        outer //= matrix.shape[1]
+        y = _times(op, plan, matrix, _reshape(op, y, -1, outer, matrix.shape[1], inner))
+        inner *= len(matrix)
     sizes = [axis.form.after.outputs for axis in plan.axes]
-    return _reshape(op, y, *sizes, plan.layer.convolution.out_channels)
+    return _reshape(op, y, -1, *sizes, plan.layer.convolution.out_channels)
 
 
-def _dimensions(plan: _Plan) -> tuple[range, range, list[int]]:
-    """Where (N, R, Q, [groups,] t, u, M/groups) has the axes of products, tiles and channels."""
-    rank, first = len(plan.axes), 1 + len(plan.axes) + len(plan.groups)
-    return (
-        range(1, rank + 1),
-        range(first, first + rank),
-        [*range(rank + 1, first), first + rank],
-    )
+def _image(
+    op: Builder, plan: _Plan, y: ir.Value, places: Sequence[int], *, tiles_first: bool
+) -> ir.Value:
+    """Bring together what belongs to each axis: its tiles, and places (or products) in a tile."""
+    rank, first = len(plan.axes), len(plan.axes) + len(plan.groups)
+    channels = plan.layer.convolution.out_channels // plan.layer.convolution.group
+    y = _reshape(op, y, *places, *plan.groups, -1, *plan.tiles, channels)
+    pairs = zip(range(rank), range(first + 1, first + 1 + rank), strict=True)
+    order = (n for pair in pairs for n in (reversed(pair) if tiles_first else pair))
+    return op.Transpose(y, perm=[first, *order, *range(rank, first), first + 1 + rank])
 
 
-def _out_channels(plan: _Plan) -> int:
-    """Of a group."""
-    return plan.layer.convolution.out_channels // plan.layer.convolution.group
+def _times(op: Builder, plan: _Plan, matrix: Array, x: ir.Value) -> ir.Value:
+    return op.MatMul(plan.constant(op, matrix, "transform"), x)
 
 
 def _cropped(op: Builder, y: ir.Value, sizes: Sequence[int], wanted: Sequence[int]) -> ir.Value:
@@ -396,10 +391,10 @@ def _cropped(op: Builder, y: ir.Value, sizes: Sequence[int], wanted: Sequence[in
 
 
 def _reshape(op: Builder, x: ir.Value, *shape: int) -> ir.Value:
-    return op.Reshape(x, op.initializer(np.array([0, *shape], np.int64), "shape"))
+    return op.Reshape(x, op.initializer(np.array(shape, np.int64), "shape"))
 
 
-FORMS = tuple(WinogradMatmul(tile, small) for tile in (2, 4, 6) for small in (False, True))
+FORMS = tuple(WinogradMatmul(tile, small) for tile in (2, 4) for small in (False, True))
 
 
 def _model(
