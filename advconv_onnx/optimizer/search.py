@@ -61,7 +61,7 @@ _NEARLY = 0.8
 """A variant this close to the site as it is may win with forms for what it makes."""
 
 _CONTENDERS = 2
-"""How many variants of a site are tried with further forms, or with those of its neighbours."""
+"""How many variants of a site are tried with forms for what they make."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,19 +297,20 @@ class Search:
         return paths, hopeless
 
     def _neighbours(self) -> Iterator[tuple[Win, Win]]:
-        """Pairs of contenders of sites of which one is in the other's window."""
-        by_site: dict[tuple[str, ...], list[Win]] = {}
+        """The best forms of two sites of which one is in the other's window."""
+        best: dict[tuple[str, ...], Win] = {}
         for win in self._wins:
-            by_site.setdefault(win.choice.nodes, []).append(win)
+            other = best.get(win.choice.nodes)
+            if other is None or other.saved < win.saved:
+                best[win.choice.nodes] = win
         nodes = {node.name: node for node in self._twin.graph}
-        for ones, others in itertools.combinations(by_site, 2):
-            near = {node.name for node in surroundings([nodes[name] for name in ones])}
-            if near.intersection(others) and not set(ones).intersection(others):
-                best = (
-                    sorted(by_site[site], key=lambda win: -win.saved)[:_CONTENDERS]
-                    for site in (ones, others)
-                )
-                yield from itertools.product(*best)
+        near = {
+            site: {node.name for node in surroundings([nodes[name] for name in site])}
+            for site in best
+        }
+        for one, other in itertools.combinations(best, 2):
+            if near[one].intersection(other) and not set(one).intersection(other):
+                yield best[one], best[other]
 
     def _judge_together(self, one: Win, other: Win) -> None:
         """Time two forms of neighbouring sites in one window, alone and together."""
