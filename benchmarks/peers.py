@@ -51,8 +51,8 @@ def install(environment: str) -> str:
         command = [*pip, "--constraint", str(ROOT / "constraints.txt"), *call]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            return f"{call[-1]}: {(errors or ['no message'])[-1]}"
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+            return errors[0].removeprefix("ERROR: ") if errors else f"pip failed on {call[-1]}"
     complete.write_text(wanted)
     return ""
 
