@@ -111,7 +111,9 @@ def _situation(options: Options) -> str:
     """What a figure depends on beside the window it was taken in."""
     here = device(options.provider, resolve_threads(options.threads))
     version = importlib.metadata.version("advconv-onnx")
-    parts = (here.provider, f"{here.threads} threads", here.processor, here.onnxruntime, version)
+    memory = f"{options.memory_limit} GiB" if options.memory_limit else "any memory"
+    threads = f"{here.threads} threads"
+    parts = (here.provider, threads, memory, here.processor, here.onnxruntime, version)
     return ", ".join(parts)
 
 

@@ -213,7 +213,8 @@ class Search:
         names = [name for name in contest.variants if name not in figures]
         if not names:
             return figures, ""
-        if time.monotonic() > self._deadline:
+        if time.monotonic() + _SECONDS > self._deadline:
+            # A figure taken in a hurry would be kept for later runs.
             return figures, "there was no time left to time it"
         inputs = contest.inputs(self._options.seed)
         try:
@@ -261,7 +262,7 @@ class Search:
                 provider=options.provider,
                 threads=options.threads,
                 seed=options.seed,
-                time_limit=max(1.0, min(_SECONDS, self._deadline - time.monotonic())),
+                time_limit=_SECONDS,
                 memory_limit=None if limit is None else int(limit * 2**30),
                 hopeless=_HOPELESS,
                 pool=self._pool,
@@ -300,8 +301,8 @@ class Search:
         """The best forms of two sites of which one is in the other's window."""
         best: dict[tuple[str, ...], Win] = {}
         for win in self._wins:
-            other = best.get(win.choice.nodes)
-            if other is None or other.saved < win.saved:
+            rival = best.get(win.choice.nodes)
+            if rival is None or rival.saved < win.saved:
                 best[win.choice.nodes] = win
         nodes = {node.name: node for node in self._twin.graph}
         near = {
