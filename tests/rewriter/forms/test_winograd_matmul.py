@@ -215,8 +215,8 @@ def test_mistakes_in_a_plan_fail_the_certificate(
 
 
 def test_outputs_behind_the_last_tile_are_made_too() -> None:
-    conv = "z = ConvTranspose <strides = [2, 2], output_padding = [1, 1]> (x, w, b)"
-    check(layer(conv, (2, 3, 2, 1), 3, (2, 2, 3, 9)))
+    conv = "ConvTranspose <strides = [2, 1], pads = [1, 1, 0, 2], output_padding = [1, 0]>"
+    check(layer(f"z = {conv} (x, w, b)", (2, 3, 2, 1), 3, (1, 2, 3, 9)))
 
 
 def test_a_wrong_matrix_of_a_tile_fails_the_certificate() -> None:
