@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
 import advconv_onnx
+from advconv_onnx.rewriter.forms import all_forms
 from advconv_onnx.rewriter.fusions import all_rules
+from advconv_onnx.rewriter.rule import Rule
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,8 +36,21 @@ def test_building_runs(
         onnx.checker.check_model(path, full_check=True)
 
 
+def first_sentence(rule: Rule[Any]) -> str:
+    about = (sys.modules[type(rule).__module__].__doc__ or "").partition("\n\n")[0]
+    return " ".join(about.split())
+
+
 def test_every_fusion_is_listed_with_the_first_sentence_of_its_file() -> None:
     listed = (ROOT / "docs/fusions.md").read_text()
     for rule in all_rules():
-        about = (sys.modules[type(rule).__module__].__doc__ or "").partition("\n\n")[0]
-        assert f"| `{rule.name}` | {' '.join(about.split())} |" in listed
+        assert f"| `{rule.name}` | {first_sentence(rule)} |" in listed
+
+
+def test_every_form_is_listed_with_its_variants_and_the_first_sentence_of_its_file() -> None:
+    listed = (ROOT / "docs/forms.md").read_text()
+    for module, forms in itertools.groupby(all_forms(), lambda form: type(form).__module__):
+        variants = list(forms)
+        names = ", ".join(f"`{form.name}`" for form in variants)
+        name = module.rpartition(".")[2]
+        assert f"| `{name}` | {first_sentence(variants[0])} | {names} |" in listed
