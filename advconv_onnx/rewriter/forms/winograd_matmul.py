@@ -15,8 +15,9 @@ F(4, 3) leaves 2.25 of 9 multiplications. Against that stand about four passes o
 products with B, which is dense: its cost grows with the size of the map. U takes more room than the
 weights, (R / K)^2 times as much, 4 for F(4, 3), and is read once: on maps of fewer than about 20
 pixels that is what takes the time. So it can pay from about 128 channels on maps between 20 and 64,
-most for 5x5, for a linear Resize, and where a Pad would have ONNX Runtime leave its layout; not for
-strides. Tiles of 6 were never faster than those of 4, and less exact.
+most for 5x5 and behind a Resize; not for strides. Where the forms that stay in the blocked layout
+apply (winograd_rows, assemble_rows, split_phases) they are mostly faster still. Tiles of 6 were
+never faster than those of 4, and less exact.
 
 The ``_small`` variants leave the product that makes U in the graph, for ONNX Runtime to fold when
 it loads the model. An activation behind the layer goes with it, so that a convolution behind that
