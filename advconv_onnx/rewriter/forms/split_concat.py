@@ -17,7 +17,7 @@ Size-free. Refused for a grouped convolution, whose groups would be cut.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import onnx_ir as ir
@@ -78,7 +78,7 @@ class SplitConcat(Form[_Plan]):
         if not _joins_channels(concat):
             raise NoSite
         joins, values = _joined(concat)
-        operands = sorted(_operands(values, root.graph), key=lambda o: len(o.enlarging))
+        operands = sorted(_operands(values, joins), key=lambda o: len(o.enlarging))
         if len(operands) == 1 or (self._pooled and not operands[-1].enlarging):
             raise NoSite
         convolution = Convolution.of(root)
@@ -132,24 +132,29 @@ def _joins_channels(concat: ir.Node) -> bool:
     return concat.attributes.get_int("axis", 1) % len(sizes_of(concat.outputs[0])) == 1
 
 
-def _operands(values: Iterable[ir.Value], graph: ir.Graph | None) -> Iterator[_Operand]:
+def _operands(values: Iterable[ir.Value], joins: Sequence[ir.Node]) -> Iterator[_Operand]:
     begin = 0
     for value in values:
         size = sizes_of(value)[1]
         if not isinstance(size, int):
             raise Refused(f"it is not known how many channels '{value.name}' has")
-        yield _Operand(value, range(begin, begin + size), _enlarging(value, graph))
+        yield _Operand(value, range(begin, begin + size), _enlarging(value, joins))
         begin += size
 
 
-def _enlarging(value: ir.Value, graph: ir.Graph | None) -> tuple[ir.Node, ...]:
-    """A Resize that enlarges, and perhaps a Pad, that make a value; empty if it is made otherwise.
+def _enlarging(value: ir.Value, joins: Sequence[ir.Node]) -> tuple[ir.Node, ...]:
+    """A Resize that enlarges, and perhaps a Pad, that make a value for nothing but these Concats.
 
     Raises:
         Refused: the Resize is not understood.
     """
+    graph = joins[-1].graph
     pad = maker(value, "Pad", graph=graph)
     resize = maker(pad.inputs[0] if pad else value, *RESIZES, graph=graph)
+    if not is_only_read_by(value, *joins):
+        return ()
+    if pad and resize and not is_only_read_by(resize.outputs[0], pad):
+        return ()
     if resize is None:
         return ()
     try:
@@ -212,6 +217,7 @@ EXAMPLES = (
     _model("c = Concat <axis = 1> (x, x)", 8),
     _model(f"{_UP} c = Concat <axis = 1> (x, u)", 7),
     _model(f"{_UP} c = Concat <axis = -3> (u, x)", 7, "strides = [2, 1]"),
+    _model(f"{_UP} c = Concat <axis = 1> (x, u)", 7, outputs="float[] z, float[] u"),
     _model(f"{_UP} d = Concat <axis = 1> (x, u) c = Concat <axis = 1> (d, x)", 11),
     _model(f"{_UP} d = Concat <axis = 1> (u, x, u) c = Concat <axis = 1> (d, d)", 20),
     _model(f'{_UP} v = Resize <mode = "linear"> (p, , s) c = Concat <axis = 1> (u, v)', 6),

@@ -141,6 +141,13 @@ def test_the_resize_stays_only_where_it_is_read() -> None:
     assert operators.count("Conv") == 4
 
 
+def test_what_others_read_too_is_not_made_anew() -> None:
+    model = network(("a", "u"))
+    model.graph.outputs.append(model.graph[0].outputs[0])
+    assert [node.op_type for node in rewritten(model, PLAIN).graph].count("Resize") == 1
+    assert propose(POOLED, model.graph[-1], 18) is None
+
+
 def _shifted(operands: Sequence[Any]) -> list[Any]:
     first, second, *others = operands
     moved = range(second.channels.start - 1, second.channels.stop - 1)
