@@ -74,7 +74,7 @@ class Entry:
 
     Attributes:
         seconds: of converting; None where nothing is converted.
-        nodes: operators of an ONNX file, constants left out.
+        nodes: operators of what ONNX Runtime loads, constants left out.
         error: largest difference from float64, relative to the output's range.
         samples: nanoseconds, round by round.
         failure: why it does not take part to the end.
@@ -141,7 +141,7 @@ def _convert(tool: Tool, model: Path, folder: Path, entry: Entry) -> Path:
     out = tool.convert(model, folder)
     if tool.command is not None:
         entry.seconds = time.perf_counter() - start
-    if out.suffix == ".onnx":
+    if tool.runtime == "onnxruntime":
         entry.nodes = model_file.count_nodes(model_file.load(out))
     return out
 
