@@ -22,6 +22,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -268,6 +269,7 @@ def main() -> None:
     if unknown := set(arguments.only) - {*NETWORKS, *MODELS}:
         known = ", ".join([*NETWORKS, *MODELS])
         parser.error(f"no network {', '.join(sorted(unknown))}; choose of {known}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which removes files and processes
     logging.disable(logging.WARNING)  # torch.onnx tells what else could be installed
     results: dict[str, Entries] = {}
     for name in arguments.only:
