@@ -60,6 +60,9 @@ def certify(identity: str, want: AxisOperator, got: Form) -> Certificate:
     Raises:
         NotEqual: they differ in size or in an entry.
     """
+    if isinstance(got, Factorization) and got.before.outputs != got.after.inputs:
+        tiles = f"{got.before.outputs} tiles are made and {got.after.inputs} are read"
+        raise NotEqual(f"{identity}: {tiles}")
     found = got.product() if isinstance(got, Factorization) else got
     shapes = [(form.taps, form.outputs, form.inputs) for form in (want, found)]
     if shapes[0] != shapes[1]:

@@ -247,3 +247,9 @@ def test_layers_that_do_not_repeat_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="more in the middle; is the period"):
         certify_all_sizes("family", family, family, period, reach)
+
+
+def test_tiles_that_nobody_makes_are_missed() -> None:
+    fewer = AxisOperator(8, tuple(rows[:-1] for rows in F43.before.rows))
+    read_by_all = dataclasses.replace(F43, before=fewer)
+    assert "1 tiles are made and 2 are read" in refused(read_by_all)
