@@ -114,8 +114,9 @@ def compare(name: str, arguments: argparse.Namespace) -> Entries:
             try:
                 file = _convert(tool, model, folder / label, entry)
                 contestant = _load(tool, file, subject, arguments.threads, folder)
-                field[label] = stack.enter_context(contextlib.closing(contestant))
+                stack.enter_context(contextlib.closing(contestant))
                 entry.error = _error(subject, contestant.outputs)
+                field[label] = contestant
             except Failed as failure:
                 entry.failure = str(failure)
         _run_rounds(field, entries, arguments)
@@ -163,10 +164,12 @@ def _load(tool: Tool, file: Path, subject: Subject, threads: int, folder: Path) 
 
 def _error(subject: Subject, outputs: Sequence[np.ndarray]) -> float:
     """Largest difference of any output over its range (of one number: over that number)."""
+    if len(outputs) != len(subject.expected):
+        raise Failed(f"{len(outputs)} outputs instead of {len(subject.expected)}")
     errors = [0.0]
     for want, got in zip(subject.expected.values(), outputs, strict=True):
         if got.size != want.size:
-            return float("inf")
+            raise Failed(f"an output of {got.size} elements instead of {want.size}")
         difference = np.abs(got.reshape(want.shape).astype(np.float64) - want).max()
         errors.append(float(difference / (np.ptp(want) or np.abs(want).max() or 1)))
     return float(np.max(errors))  # max() would lose a NaN

@@ -88,8 +88,9 @@ def load_ncnn(request: Request, inputs: Arrays) -> Run:
     net.opt.num_threads = request["threads"]
     for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
         setattr(net.opt, f"use_{option}", False)
-    net.load_param(request["model"])
-    net.load_model(os.path.splitext(request["model"])[0] + ".bin")
+    weights = os.path.splitext(request["model"])[0] + ".bin"
+    if net.load_param(request["model"]) or net.load_model(weights):
+        raise RuntimeError("ncnn does not load what pnnx wrote")
     batch = len(next(iter(inputs.values())))
     images = [[ncnn.Mat(array[i]).clone() for array in inputs.values()] for i in range(batch)]
 
