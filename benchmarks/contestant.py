@@ -89,7 +89,8 @@ class Contestant:
             self._process.send_signal(signal.SIGCONT)
             print(line, file=self._process.stdin, flush=True)
             answer = self._process.stdout.readline()
-            self._process.send_signal(signal.SIGSTOP)
+            if answer:  # else it is ending, and would never
+                self._process.send_signal(signal.SIGSTOP)
         except BrokenPipeError:
             answer = ""
         finally:
