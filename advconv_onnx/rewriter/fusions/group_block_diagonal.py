@@ -6,8 +6,8 @@ for Conv and ConvTranspose, grouped already or not, when all weights off the blo
 zero. There are ``blocks`` times fewer multiplications, which ONNX Runtime only turns into time
 where it has a kernel for the groups. Of images, those are depthwise ones (1.05 to 2.4 times as
 fast), of 16 or a multiple of 16 channels (1.1 to 2 times), and 16 or more groups of at least 4
-channels (1.2 to 3.8 times); others, such as 4 groups of 8 or of 12 channels, are refused: they take
-1.1 to 1.4 times as long. On one or three spatial axes and in a ConvTranspose any groups are faster
+channels against a dense convolution (1.2 to 3.8 times); others, such as 4 groups of 8 or of 12
+channels, are refused: they take 1.1 to 1.4 times as long, as thin groups do against wide ones. On one or three spatial axes and in a ConvTranspose any groups are faster
 (1.02 to 2.4 times; ``benchmarks/structures.py``).
 """
 
@@ -94,6 +94,9 @@ def _is_faster(convolution: Convolution, groups: int) -> bool:
     is_image = convolution.rank == BLOCKED_RANK and not convolution.transposed
     if not is_image or fills_blocks(inputs, outputs):
         return True
+    group = convolution.group
+    if group > 1 and fills_blocks(inputs * groups // group, outputs * groups // group):
+        return False  # Thin groups were measured against a dense convolution, not against these.
     return groups >= _MANY_GROUPS and min(inputs, outputs) >= _FEW_CHANNELS
 
 
@@ -150,6 +153,8 @@ NEAR_MISSES = (
     (_model("pads = [0, 0, 0, 0]", _weight((8, 4, 1, 2), 4), 4), "would be slower"),
     (_model("group = 4", _weight((4, 1, 2, 2), 4, 4), 4), ""),
     (_model("pads = [0, 0, 0, 0]", _weight((4, 4, 2, 2), 1), 4), ""),
+    # Groups that fill blocks, as the form regroup makes them.
+    (_model("group = 16", _weight((256, 16, 1, 1), 64, 16), 256), "would be slower"),
     # One weight off the diagonal, and a weight that is zero altogether.
     (_model("group = 1", "float[2, 2, 1, 1] w = {1, 0, 5, 2}", 2), ""),
     (_model("group = 1", "float[2, 2, 1, 1] w = {0, 0, 0, 0}", 2), ""),
