@@ -7,8 +7,9 @@ zero. There are ``blocks`` times fewer multiplications, which ONNX Runtime only 
 where it has a kernel for the groups. Of images, those are depthwise ones (1.05 to 2.4 times as
 fast), of 16 or a multiple of 16 channels (1.1 to 2 times), and 16 or more groups of at least 4
 channels against a dense convolution (1.2 to 3.8 times); others, such as 4 groups of 8 or of 12
-channels, are refused: they take 1.1 to 1.4 times as long, as thin groups do against wide ones. On one or three spatial axes and in a ConvTranspose any groups are faster
-(1.02 to 2.4 times; ``benchmarks/structures.py``).
+channels, are refused: they take 1.1 to 1.4 times as long, as thin groups do against wide ones. On
+one or three spatial axes and in a ConvTranspose any groups are faster (1.02 to 2.4 times;
+``benchmarks/structures.py``).
 """
 
 from __future__ import annotations
