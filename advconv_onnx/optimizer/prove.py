@@ -113,7 +113,7 @@ class Prover:
         if key not in self._probed:
             try:
                 self._probed[key] = "; ".join(map(str, _timed(form, proposal.site.plan)))
-            except NotEqual as difference:
+            except (NotEqual, ValueError) as difference:
                 raise Disproved(str(difference)) from difference
         return self._probed[key]
 

@@ -65,6 +65,15 @@ _LEAST_CHANNELS = 4
 _MOST_PRODUCTS = 0.7
 """Of the layer's own; with more left, the passes over memory were never made up for."""
 
+_TILES = range(3, 9)
+"""Rows of a tile; F(2) never won."""
+
+_PLAIN = 4
+"""A tile that is always offered: its transforms take few additions, and it is the most exact."""
+
+_NEARLY = 0.9
+"""A tile is offered if its products, less a tenth, are no more than those of any other."""
+
 Vector = tuple[Fraction, ...]
 
 
@@ -178,8 +187,11 @@ class WinogradRows(Form[_Plan]):
         tiles = _tiles(phases, size, self._tile)
         if tiles == _tiles(phases, size, self._tile - 1):
             raise Refused(f"a tile of {self._tile - 1} rows takes as few")
-        if self._tile + max(len(phase.taps) for phase in phases) - 1 > MOST_INPUTS:
+        if not _is_exact_enough(phases, self._tile):
             raise Refused("such a tile loses too much in float32")
+        fewest = min(_work(phases, size, t) for t in _TILES if _is_exact_enough(phases, t))
+        if self._tile != _PLAIN and _work(phases, size, self._tile) * _NEARLY > fewest:
+            raise Refused("another tile takes fewer products of this many rows")
         stacks = _stacks(phases, size, self._tile, tiles)
         if tiles * sum(map(len, stacks)) > _MOST_PRODUCTS * outputs * taps:
             raise Refused("that saves too few multiplications")
@@ -213,7 +225,7 @@ class WinogradRows(Form[_Plan]):
                 pads=(columns.begins[1], columns.ends[1]),
             ),
             period=columns.strides[1],
-            reach=columns.spans[1] + columns.begins[1] + columns.ends[1],
+            reach=columns.spans[1] + columns.begins[1] + columns.ends[1] + columns.strides[1],
         )
 
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
@@ -235,6 +247,16 @@ class WinogradRows(Form[_Plan]):
 
 def _tiles(phases: Sequence[Phase], inputs: int, tile: int) -> int:
     return max(-(-phase.outputs(inputs) // tile) for phase in phases)
+
+
+def _is_exact_enough(phases: Sequence[Phase], tile: int) -> bool:
+    return tile + max(len(phase.taps) for phase in phases) - 1 <= MOST_INPUTS
+
+
+def _work(phases: Sequence[Phase], inputs: int, tile: int) -> int:
+    """Products along the rows, to which work and memory are in proportion."""
+    each = sum(tile + len(phase.taps) - 1 for phase in phases)
+    return _tiles(phases, inputs, tile) * each
 
 
 def _stacks(
@@ -384,7 +406,7 @@ def _concat(op: Builder, parts: Sequence[ir.Value]) -> ir.Value:
     return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=1)
 
 
-FORMS = tuple(WinogradRows(tile) for tile in range(3, 9))
+FORMS = tuple(WinogradRows(tile) for tile in _TILES)
 
 
 def _model(conv: str, weight: tuple[int, ...], x: str, inputs: str = "x, w, b") -> str:
