@@ -22,6 +22,8 @@ from advconv_onnx.runtime.worker import Worker
 
 _FEW_ROUNDS = 5
 """Made even when the time is over: fewer give no interval worth the name."""
+_FAR = 0.85
+"""Before that, only those much further behind are hopeless."""
 _MIN_ROUNDS = 15
 _MAX_ROUNDS = 200
 _TIME_LIMIT = 20.0
@@ -179,9 +181,10 @@ def _run_rounds(
             progress(len(rows), _expected(len(rows), spent, time_limit, most))
         if len(rows) >= _FEW_ROUNDS and spent >= time_limit:
             break
-        if len(rows) % _FEW_ROUNDS:
+        few = 1 < len(rows) < _FEW_ROUNDS
+        if len(rows) % _FEW_ROUNDS and not few:
             continue
-        if field.retire(np.array(rows), hopeless, seed):
+        if field.retire(np.array(rows), hopeless * (_FAR if few else 1), seed):
             break
         enough = rounds is None and len(rows) >= _MIN_ROUNDS
         if enough and _narrow(np.array(rows), field.running, seed):
