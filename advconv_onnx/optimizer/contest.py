@@ -175,8 +175,11 @@ class Contest:
 
     @functools.cached_property
     def signature(self) -> str:
-        """Equal for windows that differ in nothing but names and weights."""
-        return hashlib.sha256(repr(structure(self.window)).encode()).hexdigest()
+        """Equal for the same sites in windows that differ in nothing but names and weights."""
+        index = {node.name: i for i, node in enumerate(self.window.graph)}
+        nodes = dict.fromkeys(c.nodes for choices in self.variants.values() for c in choices)
+        sites = [sorted(index[name] for name in names) for names in nodes]
+        return hashlib.sha256(repr((structure(self.window), sites)).encode()).hexdigest()
 
     def inputs(self, seed: int) -> dict[str, np.ndarray]:
         """One inference's arrays for the window."""
@@ -187,6 +190,8 @@ class Contest:
         """The same with a further variant: that of a name, and forms of what it makes."""
 
         def extended(variants: Mapping[str, tuple[Choice, ...]]) -> dict[str, tuple[Choice, ...]]:
+            if name not in variants:  # Weights may decide whether a form applies.
+                return dict(variants)
             [first] = variants[name]
             choice = dataclasses.replace(first, then=then)
             return {**variants, choice.name: (choice,)}
