@@ -37,7 +37,7 @@ def main() -> int:
     model, name, shape = choose_model()
     OUT.parent.mkdir(exist_ok=True)
     arguments = ["optimize", str(model), "-o", str(OUT)]
-    arguments += ["--time-limit", "40"]  # more would find more
+    arguments += ["--time-limit", "50"]  # more would find more
     arguments += ["--input", f"{name}={'x'.join(map(str, shape))}", *sys.argv[1:]]
     print("$", shlex.join(["advconv", *arguments]), flush=True)
     program = Path(sysconfig.get_path("scripts"), "advconv")

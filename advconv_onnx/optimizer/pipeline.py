@@ -28,6 +28,10 @@ from advconv_onnx.runtime.inputs import largest_sample
 from advconv_onnx.runtime.providers import device, require
 
 
+_FOR_THE_WHOLE = 0.3
+"""Part of a time limit that is kept for the model as a whole, when its forms have been timed."""
+
+
 def optimize(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -96,7 +100,9 @@ def _search(
         trial = Trial(baseline, inputs, options, deadline, Path(folder))
         fused = keep_fusions(trial, rewriting, announce)
         room = rewriting.room(fused.model)
-        search = Search(fused.model, inputs, options, deadline, room, cache, announce)
+        # The rest of the time is for measuring the whole.
+        end = deadline - _FOR_THE_WHOLE * (options.time_limit or 0.0)
+        search = Search(fused.model, inputs, options, end, room, cache, announce)
         search.run()
         candidate = keep_forms(trial, rewriting, fused, search, announce)
         if cache.problem:
