@@ -27,7 +27,6 @@ from advconv_onnx.runtime.engine import resolve_threads
 from advconv_onnx.runtime.inputs import largest_sample
 from advconv_onnx.runtime.providers import device, require
 
-
 _FOR_THE_WHOLE = 0.3
 """Part of a time limit that is kept for the model as a whole, when its forms have been timed."""
 
