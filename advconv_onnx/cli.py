@@ -157,12 +157,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
 
 
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, or went wrong while things were put in order after one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
 def _explain(error: BaseException) -> tuple[str, int]:
     """Say in one line what went wrong; return it with the exit status."""
+    if _is_interrupt(error):
+        return "interrupted; nothing was written", _CTRL_C
     if isinstance(error, AdvconvError):
         return str(error), error.exit_status
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; nothing was written", _CTRL_C
     if isinstance(error, SystemExit):
         return "terminated; nothing was written", _TERMINATED
     if isinstance(error, MemoryError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,3 +14,8 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         file = tmp_path_factory.mktemp("cache") / "decisions.sqlite"
         patch.setenv("ADVCONV_CACHE", str(file))
         yield
+
+
+# A shell that runs the tests in the background lets them ignore Ctrl-C, which their children
+# would inherit; those of some tests have to feel it.
+signal.signal(signal.SIGINT, signal.default_int_handler)

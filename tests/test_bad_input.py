@@ -21,6 +21,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from advconv_onnx import cli
 from advconv_onnx.cli import main
 
 from .parsing import normal, parse
@@ -270,6 +271,20 @@ def test_ctrl_c_while_measuring_leaves_nothing_behind(folder: Path) -> None:
     line = "advconv: interrupted; nothing was written\n"
     assert (process.returncode, out, err) == (130, "", line)
     assert contents(folder) == before
+
+
+def test_what_goes_wrong_after_ctrl_c_is_still_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(**options: object) -> int:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("closed twice")
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "advconv: interrupted; nothing was written\n"
 
 
 def test_a_closed_pipe_is_no_error(folder: Path) -> None:
