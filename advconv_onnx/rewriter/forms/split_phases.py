@@ -43,6 +43,7 @@ from advconv_onnx.algebra.factor import (
     pooled,
     transposed_phases,
 )
+from advconv_onnx.rewriter.activated import ACTIVATIONS, activate, activated
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.forms.form import Form
@@ -51,13 +52,6 @@ from advconv_onnx.rewriter.layer_site import LayerSite
 from advconv_onnx.rewriter.resizing import nearest_scales
 from advconv_onnx.rewriter.rule import NoSite, Refused, Site
 from advconv_onnx.rewriter.sliding import Sliding
-from advconv_onnx.rewriter.walk import only_reader, producer
-
-_ACTIVATIONS = frozenset(
-    ("Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
-)
-"""Operators of each element by itself, most of which ONNX Runtime merges into a Conv above."""
-
 
 _MOST_PHASES = 16
 """Small convolutions, or phases of one axis stacked, beyond which none was seen to gain."""
@@ -112,7 +106,7 @@ class _Plan:
 class SplitPhases(Form[_Plan]):
     """Resize - Conv, or ConvTranspose -> small Convs and an interleave."""
 
-    roots = frozenset(("Conv", "ConvTranspose")) | _ACTIVATIONS
+    roots = frozenset(("Conv", "ConvTranspose")) | ACTIVATIONS
     minimum_opset = 11
 
     def __init__(self, spelling: Spelling, *, stacked: bool = False) -> None:
@@ -127,7 +121,7 @@ class SplitPhases(Form[_Plan]):
         self._stacked = stacked
 
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
-        conv, activation = _activated(root)
+        conv, activation = activated(root)
         layer = LayerSite.of(conv)
         phased = _phased_axes(layer)
         if self._stacked and layer.convolution.group > 1:
@@ -171,20 +165,6 @@ class SplitPhases(Form[_Plan]):
         stacks = [cells] if self._stacked else [[cell] for cell in cells]
         parts = [_convolved(op, plan, stack) for stack in stacks]
         return interleave.spelled(self._spelling, op, parts)
-
-
-def _activated(root: ir.Node) -> tuple[ir.Node, ir.Node | None]:
-    """The convolution that a site ends in, and the activation that alone reads it, if any.
-
-    Raises:
-        NoSite: the site does not end here.
-    """
-    if root.op_type in _ACTIVATIONS:
-        return producer(root.inputs[0], "Conv", "ConvTranspose", graph=root.graph), root
-    reader = only_reader(root.outputs[0])
-    if reader is not None and reader.op_type in _ACTIVATIONS and reader.graph is root.graph:
-        raise NoSite
-    return root, None
 
 
 Phased = Callable[[int], tuple[Phase, ...]]
@@ -343,10 +323,7 @@ def _convolved(op: Builder, plan: _Plan, cells: Sequence[Sequence[Phase]]) -> ir
         dilations=[phase.dilation for phase in cell],
         pads=[*begins, *ends],
     )
-    if plan.activation is None:
-        return y
-    inputs = [y, *plan.activation.inputs[1:]]
-    return op.node(plan.activation.op_type, inputs, dict(plan.activation.attributes)).outputs[0]
+    return activate(op, y, plan.activation)
 
 
 FORMS = (
