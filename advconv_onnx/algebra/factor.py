@@ -21,27 +21,8 @@ from fractions import Fraction
 from advconv_onnx.algebra.axis import AxisOperator, Row, from_integers, identity
 from advconv_onnx.algebra.phases import (
     Phase,
-    dilated_phases,
-    nearest_phases,
-    strided_phases,
-    transposed_phases,
 )
 from advconv_onnx.algebra.toom_cook import MOST_INPUTS, Matrix, toom_cook
-
-__all__ = [
-    "Factorization",
-    "Phase",
-    "by_taps",
-    "dilated_phases",
-    "folded",
-    "nearest_phases",
-    "phases_factorization",
-    "pooled",
-    "strided_phases",
-    "tiled",
-    "toom_cook",
-    "transposed_phases",
-]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -35,14 +35,8 @@ from numpy.typing import NDArray
 
 from advconv_onnx.algebra.axis import AxisOperator, crop
 from advconv_onnx.algebra.certificate import Certificate, certify, certify_all_sizes
-from advconv_onnx.algebra.factor import (
-    Factorization,
-    Phase,
-    nearest_phases,
-    phases_factorization,
-    pooled,
-    transposed_phases,
-)
+from advconv_onnx.algebra.factor import Factorization, phases_factorization, pooled
+from advconv_onnx.algebra.phases import Phase, nearest_phases, transposed_phases
 from advconv_onnx.rewriter.activated import ACTIVATIONS, activate, activated
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution

@@ -40,14 +40,8 @@ import onnx_ir as ir
 
 from advconv_onnx.algebra.axis import AxisOperator, identity
 from advconv_onnx.algebra.certificate import Certificate, certify
-from advconv_onnx.algebra.factor import (
-    Factorization,
-    folded,
-    nearest_phases,
-    strided_phases,
-    tiled,
-    transposed_phases,
-)
+from advconv_onnx.algebra.factor import Factorization, folded, tiled
+from advconv_onnx.algebra.phases import nearest_phases, strided_phases, transposed_phases
 from advconv_onnx.rewriter.activated import ACTIVATIONS, activate, activated
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Array

@@ -51,7 +51,8 @@ from numpy.typing import NDArray
 from advconv_onnx.algebra import axis as algebra
 from advconv_onnx.algebra.axis import AxisOperator
 from advconv_onnx.algebra.certificate import Certificate, NotEqual, certify, certify_all_sizes
-from advconv_onnx.algebra.factor import Factorization, Phase, strided_phases
+from advconv_onnx.algebra.factor import Factorization
+from advconv_onnx.algebra.phases import Phase, strided_phases
 from advconv_onnx.algebra.toom_cook import MOST_INPUTS, Matrix, toom_cook
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.forms.form import Form
