@@ -20,8 +20,8 @@ from advconv_onnx.rewriter.forms import assemble_rows
 from advconv_onnx.rewriter.forms.assemble_rows import FORMS, AssembleRows
 from advconv_onnx.rewriter.layer_site import LayerSite
 from advconv_onnx.rewriter.proposal import Proposal, propose
-from advconv_onnx.runtime.probe import difference
 from tests.parsing import normal, parse
+from tests.rewriter.forms.comparing import gap_after
 
 ROUNDING = 1e-5
 """Of the largest output: what new weights lose when they are rounded to float32."""
@@ -58,14 +58,9 @@ def layer(
 
 def gap(model: ir.Model, form: AssembleRows) -> float:
     """Difference in float64 after the rewrite, relative to the largest output."""
-    changed = model.clone()
-    made = propose(form, changed.graph[-1], 18)
-    assert isinstance(made, Proposal)
-    made.commit(set())
-    shape = [int(dim) for dim in model.graph.inputs[0].shape or ()]
-    compared = difference(model, changed, {"x": np.float64(normal(*shape, seed=2))})
-    assert compared
-    return compared[0] / max(compared[1], 1.0)
+    found = gap_after(model, lambda root: propose(form, root, 18))
+    assert found is not None
+    return found
 
 
 def check(model: ir.Model) -> None:

@@ -17,8 +17,8 @@ from advconv_onnx.rewriter.forms.split_phases import FORMS, SplitPhases
 from advconv_onnx.rewriter.interleave import Interleave
 from advconv_onnx.rewriter.proposal import Proposal, propose
 from advconv_onnx.rewriter.rule import Site
-from advconv_onnx.runtime.probe import difference
 from tests.parsing import normal, parse
+from tests.rewriter.forms.comparing import gap_after
 
 ROUNDING = 1e-5
 """Of the largest output: what new weights lose when they are rounded to float32."""
@@ -53,13 +53,7 @@ def layer(
 
 def gap(model: ir.Model, form: SplitPhases) -> float:
     """Difference in float64 after the rewrite, relative to the largest output; 0 if none runs."""
-    changed = model.clone()
-    made = propose(form, changed.graph[-1], 18)
-    assert isinstance(made, Proposal)
-    made.commit(set())
-    shape = [int(dim) for dim in model.graph.inputs[0].shape or ()]
-    compared = difference(model, changed, {"x": np.float64(normal(*shape, seed=2))})
-    return 0.0 if compared is None else compared[0] / max(compared[1], 1.0)
+    return gap_after(model, lambda root: propose(form, root, 18)) or 0.0
 
 
 def check(model: ir.Model) -> None:

@@ -19,8 +19,8 @@ from advconv_onnx.rewriter.forms import winograd_matmul
 from advconv_onnx.rewriter.forms.winograd_matmul import FORMS, Repeated, WinogradMatmul
 from advconv_onnx.rewriter.proposal import Proposal, Refusal, propose
 from advconv_onnx.rewriter.rule import Site
-from advconv_onnx.runtime.probe import difference
 from tests.parsing import normal, parse
+from tests.rewriter.forms.comparing import gap_after
 
 ROUNDING = 3e-5
 """Of the largest output: what U, A and B lose in float32, tiles of 4 with up to 7 taps."""
@@ -44,27 +44,21 @@ def layer(
     return parse(text, w=normal(*weight), b=normal(bias, seed=1), **constants)
 
 
-def proposed(form: WinogradMatmul, model: ir.Model) -> Any:
+def proposed(form: WinogradMatmul, root: ir.Node) -> Any:
     """What the form makes of the layer, however few its channels and however much it multiplies."""
     with mock.patch.multiple(winograd_matmul, _check_costs=mock.DEFAULT, _LEAST_CHANNELS=1):
-        return propose(form, model.graph[-1], 18)
+        return propose(form, root, 18)
 
 
 def gap(model: ir.Model, form: WinogradMatmul) -> float:
     """Difference in float64 after the rewrite, relative to the largest output; 0 if none runs."""
-    changed = model.clone()
-    made = proposed(form, changed)
-    assert isinstance(made, Proposal)
-    made.commit({value.name for value in changed.graph.initializers.values() if value.name})
-    shape = [int(dim) for dim in model.graph.inputs[0].shape or ()]
-    compared = difference(model, changed, {"x": np.float64(normal(*shape, seed=2))})
-    return 0.0 if compared is None else compared[0] / max(compared[1], 1.0)
+    return gap_after(model, lambda root: proposed(form, root)) or 0.0
 
 
 def check(model: ir.Model) -> None:
     """Every form makes a layer that is certified and equal."""
     for form in FORMS:
-        result = proposed(form, model)
+        result = proposed(form, model.graph[-1])
         if isinstance(result, Refusal):
             assert result.reason == "the layer has no output"
         if isinstance(result, Proposal):
@@ -208,7 +202,7 @@ SPREAD = layer("z = Conv <dilations = [2, 2]> (x, w, b)", (3, 4, 3, 3), 3, (2, 4
 def test_mistakes_in_a_plan_fail_the_certificate(
     model: ir.Model, mistake: Callable[[Form], Form]
 ) -> None:
-    proposal = proposed(mutant(FORMS[-1], mistake), model)
+    proposal = proposed(mutant(FORMS[-1], mistake), model.graph[-1])
     assert isinstance(proposal, Proposal)
     with pytest.raises(Disproved):
         Prover({"": 18}, 0).certify(proposal)
@@ -229,7 +223,7 @@ def test_a_wrong_matrix_of_a_tile_fails_the_certificate() -> None:
             axes = dataclasses.replace(first, repeated=wrong), *others
             return dataclasses.replace(site, plan=dataclasses.replace(site.plan, axes=axes))
 
-    proposal = proposed(Mutant(4), SAME)
+    proposal = proposed(Mutant(4), SAME.graph[-1])
     with pytest.raises(Disproved):
         Prover({"": 18}, 0).certify(proposal)
 
@@ -256,7 +250,7 @@ def test_mistakes_in_the_lowering_fail_the_comparison(
 
 
 def test_the_small_variant_stores_no_more_than_the_weight() -> None:
-    small, large = (proposed(WinogradMatmul(4, small), SAME) for small in (True, False))
+    small, large = (proposed(WinogradMatmul(4, small), SAME.graph[-1]) for small in (True, False))
     weights = [
         [value.const_value.size for value in made.new_initializers if value.name == "weight"]
         for made in (small, large)
