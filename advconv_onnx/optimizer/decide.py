@@ -58,7 +58,6 @@ class Trial:
             paths[name] = self.folder / f"candidate_{index}.onnx"
             files.save(candidate.model, paths[name])
         options = self.options
-        limit = options.memory_limit
         return measure(
             paths,
             self.inputs,
@@ -66,7 +65,7 @@ class Trial:
             threads=options.threads,
             seed=seed,
             time_limit=max(1.0, min(_SECONDS, self.deadline - time.monotonic())),
-            memory_limit=None if limit is None else int(limit * 2**30),
+            memory_limit=options.memory_bytes,
         )
 
 

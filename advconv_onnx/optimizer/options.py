@@ -53,3 +53,8 @@ class Options:
             if value is not None and not 0 < value < math.inf:
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(f"{option} must be a number above 0, got {value:g}")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """``memory_limit`` in bytes."""
+        return None if self.memory_limit is None else int(self.memory_limit * 2**30)

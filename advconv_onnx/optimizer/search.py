@@ -246,7 +246,6 @@ class Search:
     ) -> dict[str, Figure]:
         """Time variants of a window, and the window as it is (""), in one run."""
         options = self._options
-        limit = options.memory_limit
         found = measure(
             paths,
             inputs,
@@ -254,7 +253,7 @@ class Search:
             threads=options.threads,
             seed=options.seed,
             time_limit=_SECONDS,
-            memory_limit=None if limit is None else int(limit * 2**30),
+            memory_limit=options.memory_bytes,
             hopeless=_HOPELESS,
             pool=self._pool,
         )
