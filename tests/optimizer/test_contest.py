@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import onnx_ir as ir
@@ -103,3 +104,11 @@ def test_a_check_can_forbid_a_rewrite() -> None:
     [choice] = choices(model, ROWS[1])
     assert apply(model, choice, lambda proposal: "no") == "no"
     assert [node.op_type for node in model.graph] == ["Conv", "Sin"]
+
+
+def test_a_place_without_a_variant_stays_without_its_followers() -> None:
+    model = network(f"k = Concat <axis = 1> (x, q) a = {_CONV} (k, v) z = Sin (a)")
+    [contest] = site_contests(model, choices(model, SPLITS[0]))
+    bare = dataclasses.replace(contest, sites=(contest.variants, {}))
+    deeper = bare.with_forms_after("split_concat", (Next(0, ROWS[1], "proved"),))
+    assert [len(site) for site in deeper.sites] == [2, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import advconv_onnx
 from advconv_onnx.errors import InputError
+from advconv_onnx.optimizer import pipeline
 from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.session import open_session
 from tests.optimizer.networks import paddle_block
@@ -72,3 +74,36 @@ def test_a_network_that_gives_constants_is_judged_inside(tmp_path: Path) -> None
     report = advconv_onnx.optimize(source, tmp_path / "out.onnx", level="fuse")
     assert report.validation.passed
     assert any(check.stands_for == "z" for check in report.validation.checks)
+
+
+def test_a_cache_that_cannot_be_used_is_reported_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache.sqlite"
+    cache.write_text("no database")
+    monkeypatch.setenv("ADVCONV_CACHE", str(cache))
+    source = paddle_block(tmp_path / "m.onnx")
+    report = advconv_onnx.optimize(source, tmp_path / "out.onnx", inputs={"x": (1, 3, 8, 8)})
+    [kept] = [r for r in report.rewrites if r.rule == "keep_figures"]
+    assert kept.status == "refused"
+    assert "cache.sqlite" in kept.reason
+    assert cache.read_text() == "no database"
+
+
+def test_a_time_limit_leaves_time_for_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+
+    class Noted(pipeline.Search):
+        def __init__(self, model, inputs, options, deadline, *rest):
+            limits.append(deadline)
+            super().__init__(model, inputs, options, deadline, *rest)
+
+    monkeypatch.setattr(pipeline, "Search", Noted)
+    source = paddle_block(tmp_path / "m.onnx")
+    options = {"inputs": {"x": (1, 3, 8, 8)}, "time_limit": 1000.0}
+    before = time.monotonic()
+    advconv_onnx.optimize(source, tmp_path / "out.onnx", **options)
+    [limit] = limits
+    assert before + 700 <= limit <= time.monotonic() + 700

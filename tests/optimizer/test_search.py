@@ -18,6 +18,8 @@ from advconv_onnx.records import Figure, Ratio, Rewrite
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.forms.form import Form
 from advconv_onnx.rewriter.forms.pool_transposed import PoolTransposed
+from advconv_onnx.rewriter.forms.split_concat import FORMS as SPLITS
+from advconv_onnx.rewriter.forms.winograd_rows import FORMS as ROWS
 from tests.rewriter.test_fusions import parse
 
 _RESIZE = 'Resize <mode = "nearest"> (x, , s)'
@@ -28,7 +30,8 @@ def network(nodes: str) -> ir.Model:
     return parse(
         f"""<ir_version: 8, opset_import: ["" : 18]>
         g (float[1, 4, 6, 5] x) => (float[] z)
-        <float[4] s = {{1, 1, 2, 2}}, float[4, 4, 3, 3] w = {{{_NUMBERS}}}>
+        <float[4] s = {{1, 1, 2, 2}}, float[4, 4, 3, 3] w = {{{_NUMBERS}}},
+         float[4, 8, 3, 3] wide = {{{_NUMBERS}, {_NUMBERS}}}>
         {{ {nodes} }}"""
     )
 
@@ -184,3 +187,43 @@ def test_a_form_that_does_not_load_ends_only_itself(searched: Any) -> None:
     assert found.status("a") in (["refused"], ["inaccurate"])
     assert found.reasons("a")
     assert "does not load" not in found.reasons("b")
+
+
+def test_sites_that_take_hardly_any_time_are_not_timed(
+    searched: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LEAST_SHARE", 1e9)
+    cache = Told()
+    found = searched(ONE, [Named("a")], cache)
+    assert found.status("a") == ["refused"]
+    assert "too little to gain" in found.reasons("a")
+    assert not cache.stored
+
+
+def test_what_the_roofline_rules_out_is_not_timed_and_not_kept(
+    searched: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def least(model: ir.Model, peak: object) -> float:
+        return 0.0 if model.graph[0].op_type == "Resize" else 1e9
+
+    monkeypatch.setattr(module, "least_ms", least)
+    cache = Told()
+    found = searched(ONE, [Named("a")], cache)
+    assert found.status("a") == ["refused"]
+    assert "takes at least" in found.reasons("a")
+    assert not cache.stored
+
+
+def test_what_a_form_makes_is_given_a_form_of_its_own(searched: Any) -> None:
+    split = next(form for form in SPLITS if form.name == "split_concat")
+    rows = next(form for form in ROWS if form.name == "winograd_rows_6")
+    both = "split_concat + winograd_rows_6"
+    cache = Told(**{split.name: 0.9, rows.name: 1.5, both: 2.0, f"{both} + {rows.name}": 3.0})
+    found = searched(
+        "k = Concat <axis = 1> (x, x) z = Conv <pads = [1, 1, 1, 1]> (k, wide)",
+        [split, rows],
+        cache,
+    )
+    assert found.status(f"{both} + {rows.name}") == ["applied"]
+    groups = [node.attributes.get_int("group", 1) for node in found.model.graph]
+    assert groups.count(8) == 2

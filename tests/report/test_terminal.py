@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from rich.console import Console, RenderableType
 
-from advconv_onnx.records import Placement, Ratio, Report, Timing
+from advconv_onnx.records import Placement, Ratio, Report, Rewrite, Timing
 from advconv_onnx.report import terminal
 
 from .records import BENCH, DOCTOR, INSPECTION, MEASUREMENT, REPORT, VALIDATION
@@ -134,3 +134,15 @@ def test_doctor_says_how_to_get_what_is_missing_and_only_that() -> None:
     assert rows(text)["cuda"].startswith("no run `pip install")
     assert "pip install 'advconv-onnx[torch]'" in text
     assert "pip install advconv-onnx" not in text
+
+
+def test_of_rules_that_were_applied_nowhere_only_the_most_frequent_are_listed() -> None:
+    declined = [
+        Rewrite(f"form_{n}", (str(i),), "refused", "why") for n in range(9) for i in range(9 - n)
+    ]
+    gained = [Rewrite("gained", (str(i),), "applied", speedup=1.2 + i) for i in range(2)]
+    report = dataclasses.replace(REPORT, rewrites=(*declined, *gained))
+    found = rows(render(terminal.optimization(report)))
+    assert found["gained"].startswith("2 applied 1.20x - 2.20x")
+    assert [name for name in found if name.startswith("form_")] == [f"form_{n}" for n in range(6)]
+    assert found["3"] == "others 6 refused see --json"
