@@ -84,8 +84,8 @@ class PoolTransposed(Form[_Plan]):
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
         convolution = plan.layer.convolution
         scales, cuts = list(plan.scales), (*plan.begins, *plan.ends)
-        weight = np.flip(convolution.weight, tuple(range(2, convolution.rank))).astype(np.float64)
-        weight = _swapped(weight * math.prod(scales), convolution.group)
+        blocks = convolution.blocks(convolution.group).swapaxes(1, 2) * math.prod(scales)
+        weight = np.flip(blocks, tuple(range(3, blocks.ndim))).reshape(-1, *blocks.shape[2:])
         dtype = convolution.weight.dtype
         bias = op.initializer(convolution.bias.astype(dtype), "bias")
         pads = [max(0, -cut) for cut in cuts]
@@ -103,12 +103,6 @@ class PoolTransposed(Form[_Plan]):
             return y
         spatial = [1] * len(scales)
         return op.Add(y, op.initializer(convolution.bias.reshape(-1, *spatial).astype(dtype), "b"))
-
-
-def _swapped(weight: np.ndarray, group: int) -> np.ndarray:
-    """A Conv's weight (C_out, C_in/group, ...) as ConvTranspose's (C_in, C_out/group, ...)."""
-    grouped = weight.reshape(group, -1, *weight.shape[1:]).swapaxes(1, 2)
-    return grouped.reshape(-1, *grouped.shape[2:])
 
 
 def _certify(plan: _Plan, axis: int) -> Certificate:
