@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from advconv_onnx.algebra import axis as algebra
-from advconv_onnx.errors import InputError
 from advconv_onnx.geometry import resize_scales
 from advconv_onnx.rewriter.layer_site import operator_of
 from advconv_onnx.rewriter.rule import NoSite, Refused
@@ -21,11 +20,8 @@ def nearest_scales(resize: ir.Node) -> tuple[int, ...]:
         NoSite: it enlarges nothing.
         Refused: it does something else.
     """
-    try:
-        scales = resize_scales(resize)
-    except InputError as error:
-        raise Refused(str(error)) from error
-    if any(scale is None or scale.denominator != 1 or scale < 1 for scale in scales):
+    scales = resize_scales(resize)
+    if not scales or any(scale is None or scale.denominator != 1 or scale < 1 for scale in scales):
         raise Refused("the scales of the Resize are not all known and integer")
     known = tuple(int(scale) for scale in scales[2:] if scale is not None)
     if all(scale == 1 for scale in known):
