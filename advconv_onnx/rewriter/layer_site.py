@@ -11,7 +11,6 @@ from advconv_onnx.algebra.axis import AxisOperator
 from advconv_onnx.errors import InputError
 from advconv_onnx.geometry import RESIZES, axis_geometry
 from advconv_onnx.rewriter.convolution import Convolution
-from advconv_onnx.rewriter.layout import sizes_of
 from advconv_onnx.rewriter.rule import Refused
 from advconv_onnx.rewriter.walk import maker
 
@@ -77,7 +76,7 @@ class LayerSite:
         return tuple(sizes)
 
     def _dimensions(self) -> tuple[int | None, ...]:
-        dims = sizes_of(self.x) or (None,) * self.convolution.rank
+        dims = self.x.shape or (None,) * self.convolution.rank
         return tuple(dim if isinstance(dim, int) else None for dim in dims)
 
     def operator(self, axis: int, size: int) -> AxisOperator:
