@@ -17,6 +17,7 @@ from advconv_onnx.runtime.reference import Reference
 ANY: tuple[Spelling, ...] = ("depth_to_space", "channels_last", "rows", "planes")
 TWO_AXES = ANY[1:]
 CUT = Interleave(2, 3, (2, 2), (3, 4), ((1, 2), (0, 1)))
+COLUMNS = Interleave(2, 3, (1, 2), (4, 3), ((0, 1), (0, 0)))
 CASES = [
     pytest.param(case, spelling, spelling in able, id=f"{case.steps}-{spelling}")
     for case, able in (
@@ -24,7 +25,7 @@ CASES = [
         (CUT, ANY),
         (Interleave(2, 3, (2, 3), (3, 2), ((1, 0), (0, 2))), TWO_AXES),
         (Interleave(2, 3, (3, 1), (2, 5), ((0, 0), (1, 1))), TWO_AXES),
-        (Interleave(2, 3, (1, 2), (4, 3), ((0, 1), (0, 0))), TWO_AXES),
+        (COLUMNS, TWO_AXES),
         (Interleave(2, 3, (1, 1), (4, 5), ((1, 1), (0, 2))), ANY),
         (Interleave(2, 3, (3,), (5,), ((1, 1),)), ("channels_last", "planes")),
         (Interleave(2, 3, (2, 1, 3), (2, 3, 2), ((0, 1), (1, 0), (0, 0))), ("channels_last",)),
@@ -95,3 +96,9 @@ def test_dynamic_sizes(batch: int | None, sizes: tuple[int | None, ...], able: o
             continue
         with pytest.raises(Refused, match="dynamic"):
             spelled(made, spelling, parts)
+
+
+def test_columns_put_between_each_other_need_no_size() -> None:
+    parts, y = example(COLUMNS)
+    made = dataclasses.replace(COLUMNS, batch=None, sizes=(None, None))
+    assert np.array_equal(spelled(made, "channels_last", parts), y)
