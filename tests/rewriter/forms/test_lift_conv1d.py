@@ -69,19 +69,18 @@ def check(data: st.DataObject) -> None:
     slides = data.draw(
         st.sampled_from((f"pads = {pads}", 'auto_pad = "SAME_UPPER"', 'auto_pad = "SAME_LOWER"'))
     )
+    pool = slides if "auto" in slides else "pads = [0, 1]"
     behind = data.draw(
         st.sampled_from(
             (
                 "z = LeakyRelu (y)",
                 f"a = {PADDED} (y, v, b) z = Add (a, y)",
-                f"a = MaxPool <kernel_shape = [2], {slides}> (y) z = {PADDED} (a, v)",
+                f"a = MaxPool <kernel_shape = [2], {pool}> (y) z = {PADDED} (a, v)",
                 "a = Mul (y, c) g = GlobalAveragePool (y) z = Sub (g, a)",
                 "z = Concat <axis = 1> (y, y)",
             )
         )
     )
-    if "auto" not in slides:
-        behind = behind.replace(slides, "pads = [0, 1]")
     conv = f"group = {group}, strides = [{stride}], dilations = [{dilation}], {slides}"
     size = max(1, dilation * (kernel - 1) + 1 - sum(pads)) + data.draw(st.integers(0, 9))
     channels = 32 if group == 2 else 8  # Other groups are not laid out in blocks.
