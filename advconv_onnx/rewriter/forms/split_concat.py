@@ -5,7 +5,7 @@
 The weight is cut by input channels, the bias goes to one of the parts. The multiplications stay the
 same; the Concat's copy is saved, and ONNX Runtime takes the additions into the convolutions. A part
 that reads an enlarged image is then a site for forms that compute it at low resolution: what
-enlarges is made anew, so that they may take it away.
+enlarges, a Resize or a ConvTranspose, is made anew, so that they may take it away.
 
 Most of these forms leave ONNX Runtime's blocked layout, and then the addition and the activation
 are passes of their own. An AveragePool of one pixel after the part brings it back into that layout,
@@ -41,7 +41,8 @@ class _Operand:
 
     Attributes:
         channels: of the Concat's output, those that it makes.
-        enlarging: the nodes that enlarge it, if any do: a Resize and perhaps a Pad.
+        enlarging: the nodes that enlarge it, if any do: a Resize and perhaps a Pad, or a
+            ConvTranspose with strides.
     """
 
     value: ir.Value
@@ -143,12 +144,16 @@ def _operands(values: Iterable[ir.Value], joins: Sequence[ir.Node]) -> Iterator[
 
 
 def _enlarging(value: ir.Value, joins: Sequence[ir.Node]) -> tuple[ir.Node, ...]:
-    """A Resize that enlarges, and perhaps a Pad, that make a value for nothing but these Concats.
+    """What enlarges an image that nothing but these Concats reads: as in ``_Operand``.
 
     Raises:
         Refused: the Resize is not understood.
     """
     graph = joins[-1].graph
+    transposed = maker(value, "ConvTranspose", graph=graph)
+    if transposed is not None:
+        strided = max(transposed.attributes.get_ints("strides", (1,))) > 1
+        return (transposed,) if strided and is_only_read_by(value, *joins) else ()
     pad = maker(value, "Pad", graph=graph)
     resize = maker(pad.inputs[0] if pad else value, *RESIZES, graph=graph)
     if not is_only_read_by(value, *joins):
@@ -207,6 +212,7 @@ def _model(
     g (float[{x}] x, float[2, 3, 3, 2] p) => ({outputs})
     <float[4] s = {{1, 1, 2, 2}}, float[4] t = {{1, 1, 2, 1}},
      int64[8] q = {{0, 0, 0, 0, 0, 0, 0, 2}},
+     float[3, 2, 2, 2] k = {{{", ".join(str(n % 5 - 2) for n in range(24))}}},
      float[2, {channels}, 3, 3] w = {{{numbers}}}, float[2] b = {{1, 2}}>
     {{ {nodes} z = Conv <{conv}> (c, w, b) }}"""
 
@@ -221,6 +227,7 @@ EXAMPLES = (
     _model(f"{_UP} d = Concat <axis = 1> (x, u) c = Concat <axis = 1> (d, x)", 11),
     _model(f"{_UP} d = Concat <axis = 1> (u, x, u) c = Concat <axis = 1> (d, d)", 20),
     _model(f'{_UP} v = Resize <mode = "linear"> (p, , s) c = Concat <axis = 1> (u, v)', 6),
+    _model("u = ConvTranspose <strides = [2, 2]> (p, k) c = Concat <axis = 1> (u, x)", 6),
     _model('v = Resize <mode = "linear"> (p, , t) u = Pad (v, q) c = Concat <axis = 1> (u, x)', 7),
 )
 

@@ -15,6 +15,7 @@ from advconv_onnx.optimizer.prove import Disproved, Prover
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.forms.assemble_rows import FORMS as ASSEMBLIES
+from advconv_onnx.rewriter.forms.compose_transposed import FORMS as COMPOSED
 from advconv_onnx.rewriter.forms.pool_transposed import PoolTransposed
 from advconv_onnx.rewriter.forms.split_concat import FORMS, SplitConcat
 from advconv_onnx.rewriter.proposal import Proposal, names_in, propose
@@ -38,6 +39,7 @@ OPERANDS = {
     "u": (4, 'u = Resize <mode = "nearest"> (p, , s)'),
     "v": (4, 'v = Resize <mode = "linear"> (p, , s)'),
     "w": (4, 'w0 = Resize <mode = "nearest"> (p, , h) w = Pad (w0, q)'),
+    "t": (4, "t = ConvTranspose <strides = [2, 2]> (p, o)"),
     "d": (5, "d = Concat <axis = 1> (a, b)"),
     "e": (6, 'e0 = Resize <mode = "nearest"> (p, , s) e = Concat <axis = -3> (b, e0)'),
 }
@@ -58,6 +60,7 @@ def network(
         {{ {nodes} c = Concat <axis = 1> ({", ".join(operands)}) z = Conv <{conv}> (c, k, m) }}""",
         k=normal(3, channels, *kernel),
         m=normal(3, seed=1),
+        o=normal(4, 4, 2, 2, seed=2),
     )
 
 
@@ -113,15 +116,16 @@ def test_many_networks(model: ir.Model) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=[form.name for form in FORMS])
-def test_the_enlarged_part_is_a_site_of_its_own(form: SplitConcat) -> None:
+@pytest.mark.parametrize("enlarged", ["u", "t"])
+def test_the_enlarged_part_is_a_site_of_its_own(form: SplitConcat, enlarged: str) -> None:
     """Made of new nodes only, so that a form of it may follow."""
-    model = network(("a", "u"))
+    model = network(("a", enlarged))
     old = {node.name for node in model.graph}
     changed = rewritten(model, form)
     sites = [
         result
         for node in changed.graph
-        for other in (*ASSEMBLIES, PoolTransposed())
+        for other in (*ASSEMBLIES, *COMPOSED, PoolTransposed())
         if isinstance(result := propose(other, node, 18), Proposal)
     ]
     assert sites
