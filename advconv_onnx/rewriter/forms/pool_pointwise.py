@@ -229,12 +229,8 @@ class PointwisePoolDepthwise(PointwisePool):
     def _got(self, plan: _Plan, axis: int, size: int) -> AxisOperator | Factorization:
         averaging = _averaging(plan)
         taps = averaging.kernel[axis]
-        slides = algebra.convolution(
-            size,
-            taps,
-            stride=averaging.strides[axis],
-            pads=(averaging.begins[axis], averaging.ends[axis]),
-        )
+        pads = averaging.begins[axis], averaging.ends[axis]
+        slides = algebra.convolution(size, taps, pads=pads)
         return combined(((Fraction(1, taps),),) * taps, slides)
 
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
@@ -246,7 +242,6 @@ class PointwisePoolDepthwise(PointwisePool):
             op.initializer(mean, "mean"),
             op.initializer(convolution.bias.astype(dtype), "bias"),
             group=channels,
-            strides=list(averaging.strides),
             pads=[*averaging.begins, *averaging.ends],
         )
 
@@ -368,7 +363,20 @@ NEAR_MISSES = (
         "no pixel",
     ),
     (_model(f"{_CONV} z = GlobalAveragePool (u)", "5, W"), "dynamic"),
-    (_model(f'{_CONV} z = Resize <mode = "linear"> (u, , , t)', "6, 8"), "sizes"),
+    (
+        _model(f'{_CONV} z = Resize <mode = "linear"> (u, , , t)', "6, 8").replace("[N", "[1"),
+        "the channels among them",
+    ),
+    (_model(f"{_CONV} z = Resize (u, , s)").replace("0.5, 0.5", "2, 0.5"), ""),
+    (_model(f"{_CONV} z = Resize (u, , s)").replace("0.5, 0.5", "0.5, 0.59"), "dynamic"),
+    (_model(f"{_CONV} z = Resize (u, , q)").replace("float[N, 2, H, W] y", "float[4] q"), "known"),
+    (
+        _model(
+            f'u = AveragePool <{_SAME}, auto_pad = "SAME_UPPER", count_include_pad = 1> (x)'
+            " z = Conv (u, w, b)"
+        ),
+        "by the size",
+    ),
     (_model(f'{_CONV} z = Resize <mode = "linear", antialias = 1> (u, , s)'), "antialias"),
     (
         _model(
