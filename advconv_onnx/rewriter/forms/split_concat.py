@@ -5,7 +5,9 @@
 The weight is cut by input channels, the bias goes to one of the parts. The multiplications stay the
 same; the Concat's copy is saved, and ONNX Runtime takes the additions into the convolutions. A part
 that reads an enlarged image is then a site for forms that compute it at low resolution: what
-enlarges, a Resize or a ConvTranspose, is made anew, so that they may take it away.
+enlarges, a Resize or a ConvTranspose, is made anew, so that they may take it away. Of a U-Net whose
+ConvTranspose enlarges, ``split_concat_pooled`` and ``compose_transposed`` make a step 1.1 to 1.2
+times as fast (64 channels at 128x128, 128 at 64x64; one core that others used too).
 
 Most of these forms leave ONNX Runtime's blocked layout, and then the addition and the activation
 are passes of their own. An AveragePool of one pixel after the part brings it back into that layout,
