@@ -12,7 +12,8 @@ axis: 16 instead of 36 for 3x3 and a pool of 2x2. With one thread, 1x1 convoluti
 behind: 1.5 to 1.9 times as fast for 3x3 and a pool of 2x2 (64 channels at 56x56 ... 256 at 14x14),
 2.5 for 5x5, 2.6 for 3x3 and a pool of 4x4, 1.4 for a pool of 3x3 and strides of 2, 1.2 to 1.4 where
 the convolution has strides of 2; depthwise 1.35 (3x3), 1.6 (5x5) and, for a pool of 3x3 and strides
-of 2, 1.2. The weights grow as the taps do. Refused where it multiplies more, and where the pool is
+of 2, 1.2; 0.97 to 1.09 for 1x1 and 2x2, where it multiplies as much (``pool_pointwise`` multiplies
+less). The weights grow as the taps do. Refused where it multiplies more, and where the pool is
 padded or overhangs: its mean there is over fewer pixels, or over zeros that no convolution makes.
 """
 
