@@ -156,7 +156,6 @@ def _contest(
             threads=arguments.threads,
             seed=arguments.seed,
             time_limit=arguments.seconds,
-            hopeless=0.5,
         )
     own = validate_runtime(model, threads=arguments.threads).max_relative
     ms = found.timings[0].latency.median

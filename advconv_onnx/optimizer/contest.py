@@ -83,6 +83,8 @@ def find_choices(
     opset = files.opset(model)
     choices, records = [], []
     for node in model.graph:
+        if among is not None and node.name not in among:
+            continue
         for form in forms:
             result = propose(form, node, opset)
             if isinstance(result, Refusal):

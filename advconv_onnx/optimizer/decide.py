@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from advconv_onnx import model as files
 from advconv_onnx.optimizer.options import Options
 from advconv_onnx.optimizer.rewriting import Candidate, Rewriting
 from advconv_onnx.optimizer.search import Search
-from advconv_onnx.records import Measurement, Rewrite, Status
+from advconv_onnx.records import Figure, Measurement, Rewrite, Status
+from advconv_onnx.runtime.race import race
 from advconv_onnx.runtime.timing import measure
 
 _KEPT_PROMISE = 0.7
@@ -40,33 +42,43 @@ class Trial:
     deadline: float
     folder: Path
 
-    def measure(
-        self, candidates: Mapping[str, Candidate], seed: int, baseline: Candidate | None = None
-    ) -> Measurement:
-        """Time candidates against a baseline in one run, each in fresh processes.
+    def measure(self, candidate: Candidate, seed: int) -> Measurement:
+        """Time a candidate against the original, each in fresh processes, for people to read."""
+        paths = {"original": self.baseline, "optimized": self.folder / "optimized.onnx"}
+        files.save(candidate.model, paths["optimized"])
+        return measure(paths, self.inputs, seed=seed, time_limit=self._seconds, **self._options)
+
+    def race(
+        self, candidates: Mapping[str, Candidate], baseline: Candidate | None = None
+    ) -> dict[str, Figure]:
+        """Time candidates against a baseline in one run, each in a fresh process, to decide.
 
         Args:
             candidates: by name.
-            seed: of the measurement.
             baseline: the original by default.
         """
-        paths: dict[str, Path] = {"original": self.baseline}
+        paths = {"baseline": self.baseline}
         if baseline is not None:
             paths = {"baseline": self.folder / "baseline.onnx"}
             files.save(baseline.model, paths["baseline"])
         for index, (name, candidate) in enumerate(candidates.items()):
             paths[name] = self.folder / f"candidate_{index}.onnx"
             files.save(candidate.model, paths[name])
+        options = {"seed": self.options.seed, "time_limit": self._seconds, **self._options}
+        return race(paths, self.inputs, bar=1.0, **options)
+
+    @property
+    def _seconds(self) -> float:
+        return max(1.0, min(_SECONDS, self.deadline - time.monotonic()))
+
+    @property
+    def _options(self) -> dict[str, Any]:
         options = self.options
-        return measure(
-            paths,
-            self.inputs,
-            provider=options.provider,
-            threads=options.threads,
-            seed=seed,
-            time_limit=max(1.0, min(_SECONDS, self.deadline - time.monotonic())),
-            memory_limit=options.memory_bytes,
-        )
+        return {
+            "provider": options.provider,
+            "threads": options.threads,
+            "memory_limit": options.memory_bytes,
+        }
 
 
 def keep_fusions(trial: Trial, rewriting: Rewriting, announce: Callable[[str], None]) -> Candidate:
@@ -78,19 +90,18 @@ def keep_fusions(trial: Trial, rewriting: Rewriting, announce: Callable[[str], N
     candidate = rewriting.candidate()
     without: tuple[str, ...] = ()
     announce("measuring")
-    while _is_slower(trial.measure({"optimized": candidate}, trial.options.seed)):
+    while _is_slower(trial.race({"": candidate})[""]):
         rules = _rules_of(candidate)
         if not rules or time.monotonic() > trial.deadline:
             reason = "the rewritten model is slower than the original on this machine"
             return rewriting.untouched(candidate.rewrites, "slower", reason)
         announce("reverting what costs most")
         variants = {rule: rewriting.candidate((*without, rule)) for rule in rules}
-        timings = trial.measure(variants, trial.options.seed).timings[1:]
-        best = max(timings, key=lambda timing: timing.speedup.median)
-        dropped = [r for r in candidate.rewrites if r.rule == best.name and r.status == "applied"]
-        without = (*without, best.name)
+        best = _fastest(trial.race(variants))
+        dropped = [r for r in candidate.rewrites if r.rule == best and r.status == "applied"]
+        without = (*without, best)
         reason = "the model is faster without this rule on this machine"
-        candidate = _with_records(variants[best.name], _given_up(dropped, "slower", reason))
+        candidate = _with_records(variants[best], _given_up(dropped, "slower", reason))
     return candidate
 
 
@@ -111,9 +122,9 @@ def keep_forms(
     tried = _Tried.of(rewriting, fused, search, without)
     while tried.forms:
         announce("measuring the forms together")
-        found = trial.measure({"": tried.candidate}, trial.options.seed, baseline=fused)
-        pays = not _is_slower(found) and found.timings[1].speedup.low > 1
-        if pays and _gained_ms(found) >= tried.promised * _KEPT_PROMISE:
+        found = trial.race({"": tried.candidate}, fused)[""]
+        pays = _is_faster(found)
+        if pays and found.saved_ms >= tried.promised * _KEPT_PROMISE:
             return tried.candidate
         if time.monotonic() > trial.deadline:
             break
@@ -122,17 +133,23 @@ def keep_forms(
             name: _Tried.of(rewriting, fused, search, (*without, name)) for name in tried.forms
         }
         candidates = {name: variant.candidate for name, variant in variants.items()}
-        compared = trial.measure(candidates, trial.options.seed, baseline=tried.candidate)
-        best = max(compared.timings[1:], key=lambda timing: timing.speedup.median)
-        if pays and best.speedup.low <= 1:
+        figures = trial.race(candidates, tried.candidate)
+        best = _fastest(figures)
+        if pays and not _is_faster(figures[best]):
             return tried.candidate
-        without = (*without, best.name)
-        tried = variants[best.name]
+        without = (*without, best)
+        tried = variants[best]
     return tried.given_up(fused)
 
 
-def _gained_ms(found: Measurement) -> float:
-    return found.timings[0].latency.median * (1 - 1 / found.timings[1].speedup.median)
+def _fastest(figures: Mapping[str, Figure]) -> str:
+    """Name of the best of some candidates; those that fail come last."""
+
+    def speedup(name: str) -> float:
+        ratio = figures[name].ratio
+        return ratio.median if ratio else 0.0
+
+    return max(figures, key=speedup)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,10 +189,12 @@ class _Tried:
         return _with_records(fused, _given_up(self.decided, "slower", reason))
 
 
-def _is_slower(measurement: Measurement) -> bool:
-    if measurement.failures:
-        return True
-    return measurement.timings[1].speedup.high < 1
+def _is_faster(figure: Figure) -> bool:
+    return figure.ratio is not None and figure.ratio.low > 1
+
+
+def _is_slower(figure: Figure) -> bool:
+    return figure.ratio is None or figure.ratio.high < 1
 
 
 def _rules_of(candidate: Candidate) -> tuple[str, ...]:

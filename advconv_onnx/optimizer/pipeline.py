@@ -109,7 +109,7 @@ def _search(
             candidate = dataclasses.replace(candidate, rewrites=(*candidate.rewrites, kept))
         announce("measuring again")
         # With fresh processes and another seed: this is the figure that is reported.
-        return candidate, trial.measure({"optimized": candidate}, options.seed + 1)
+        return candidate, trial.measure(candidate, options.seed + 1)
 
 
 def _situation(options: Options) -> str:

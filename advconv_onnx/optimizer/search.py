@@ -37,14 +37,11 @@ from advconv_onnx.rewriter.proposal import Proposal
 from advconv_onnx.rewriter.simplify import clean
 from advconv_onnx.runtime.peak import best_ms, peak
 from advconv_onnx.runtime.pool import Pool
-from advconv_onnx.runtime.timing import measure
+from advconv_onnx.runtime.race import race
 from advconv_onnx.runtime.validate import validate
 
-_SECONDS = 4.0
+_SECONDS = 3.0
 """Time for the rounds of one contest."""
-
-_HOPELESS = 0.9
-"""Part of the best speedup below which a variant is timed no further."""
 
 _LEAST_GAIN = 1.02
 """A form wins only if its whole interval lies beyond this ratio."""
@@ -246,20 +243,17 @@ class Search:
     ) -> dict[str, Figure]:
         """Time variants of a window, and the window as it is (""), in one run."""
         options = self._options
-        found = measure(
+        return race(
             paths,
             inputs,
+            bar=_LEAST_GAIN,
+            time_limit=_SECONDS,
             provider=options.provider,
             threads=options.threads,
             seed=options.seed,
-            time_limit=_SECONDS,
             memory_limit=options.memory_bytes,
-            hopeless=_HOPELESS,
             pool=self._pool,
         )
-        ms = found.timings[0].latency.median
-        timed = {timing.name: Figure(timing.speedup, ms) for timing in found.timings[1:]}
-        return timed | {name: Figure(None, ms, why) for name, why in found.failures.items()}
 
     def _write(
         self, contest: Contest, names: list[str], baseline: float, folder: Path
@@ -313,10 +307,10 @@ class Search:
             f"-, {names[1]}": (other.choice,),
             f"{names[0]}, {names[1]}": (one.choice, other.choice),
         }
-        figures, _ = self._figures(Contest.of(self._twin, variants))
-        saved = [_saved(figure) for figure in map(figures.get, variants) if figure]
-        if len(saved) == len(variants) and None not in saved:
-            first, second, both = (ms or 0.0 for ms in saved)
+        known, _ = self._figures(Contest.of(self._twin, variants))
+        figures = [known[name] for name in variants if name in known]
+        if len(figures) == len(variants) and all(figure.ratio for figure in figures):
+            first, second, both = (figure.saved_ms for figure in figures)
             self._interactions[one.choice, other.choice] = both - first - second
 
     def _apply(self, wins: tuple[Win, ...]) -> tuple[ir.Model, dict[Choice, str], tuple[Win, ...]]:
@@ -379,12 +373,7 @@ def _winners(contest: Contest, figures: Mapping[str, Figure]) -> Iterator[Win]:
         for name, (choice,) in site.items():
             figure = figures.get(name)
             if figure and figure.ratio is not None and figure.ratio.low > _LEAST_GAIN:
-                yield Win(choice, figure.ratio.median, _saved(figure) or 0.0)
-
-
-def _saved(figure: Figure) -> float | None:
-    """Milliseconds that a variant saves per inference; None if it failed."""
-    return None if figure.ratio is None else figure.ms * (1 - 1 / figure.ratio.median)
+                yield Win(choice, figure.ratio.median, figure.saved_ms)
 
 
 def _rewrite(choice: Choice, status: Status, reason: str, speedup: float | None = None) -> Rewrite:

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from advconv_onnx.errors import CheckError, InputError
+from advconv_onnx.errors import InputError
 from advconv_onnx.records import Latency, Measurement, Ratio, Timing
-from advconv_onnx.runtime.engine import resolve_threads
+from advconv_onnx.runtime.field import Field, Nanoseconds
 from advconv_onnx.runtime.inputs import spell_shapes
-from advconv_onnx.runtime.pool import Pool
 from advconv_onnx.runtime.providers import require
-from advconv_onnx.runtime.worker import Worker
 
 _FEW_ROUNDS = 5
 """Made even when the time is over: fewer give no interval worth the name."""
-_FAR = 0.85
-"""Before that, only those much further behind are hopeless."""
 _MIN_ROUNDS = 15
 _MAX_ROUNDS = 200
 _TIME_LIMIT = 20.0
 _NARROW = 0.02
 """Width of an interval, relative to its median, that more rounds need not improve."""
 _RESAMPLES = 2000
-
-Nanoseconds = NDArray[np.int64]
 
 
 def measure(
@@ -45,8 +35,6 @@ def measure(
     time_limit: float | None = None,
     timeout: float = 120.0,
     memory_limit: int | None = None,
-    hopeless: float = 0.0,
-    pool: Pool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurement:
     """Time model files against each other, paired round by round in random order.
@@ -65,9 +53,6 @@ def measure(
         time_limit: seconds of measuring after which no round beyond the fifth begins; None for 20.
         timeout: seconds that one candidate may take to load, or for its turn in a round.
         memory_limit: bytes that each process may allocate (not on Windows); None for no limit.
-        hopeless: a candidate whose whole interval lies below this part of the best speedup is timed
-            no further, and nothing is when all are; 0 to time all of them to the end.
-        pool: of processes to use and to leave for further measurements; None for fresh ones.
         progress: called with the rounds done and expected.
 
     Raises:
@@ -81,26 +66,18 @@ def measure(
         raise InputError(f"rounds={rounds} is too few; use 1 or more")
     require(provider)
     names = list(candidates)
-    models = [os.fspath(path) for path in candidates.values()]
-    with tempfile.TemporaryDirectory(prefix="advconv-") as folder, contextlib.ExitStack() as stack:
-        arrays = str(Path(folder, "inputs.npz"))
-        np.savez(arrays, *inputs.values())
-        pool = pool or stack.enter_context(Pool())
-        workers = [stack.enter_context(pool.lend()) for _ in [*models, models[0]]]
-        for worker, model in zip(workers, [*models, models[0]], strict=True):
-            worker.load(
-                model,
-                list(inputs),
-                arrays,
-                provider=provider,
-                threads=resolve_threads(threads),
-                timeout=timeout,
-                memory_limit=memory_limit,
-            )
-        field = _Field([*names, f"{names[0]} (again)"], workers)
-        field.wait_until_loaded()
-        limit = _TIME_LIMIT if time_limit is None else time_limit
-        samples = _run_rounds(field, seed, rounds, limit, hopeless, progress)
+    again = f"{names[0]} (again)"
+    limit = _TIME_LIMIT if time_limit is None else time_limit
+    with Field.open(
+        {**candidates, again: candidates[names[0]]},
+        inputs,
+        (names[0], again),
+        threads=threads,
+        provider=provider,
+        timeout=timeout,
+        memory_limit=memory_limit,
+    ) as field:
+        samples = _run_rounds(field, seed, rounds, limit, progress)
     return _summarize(names, samples, spell_shapes(inputs), field.failures, seed)
 
 
@@ -118,55 +95,11 @@ def paired_ratio(baseline: Nanoseconds, candidate: Nanoseconds, seed: int) -> Ra
     return Ratio(float(np.median(ratios)), float(low), float(high))
 
 
-class _Field:
-    """The workers still in the race; the first and the last are the baseline, and stay."""
-
-    def __init__(self, names: Sequence[str], workers: Sequence[Worker]) -> None:
-        self._names = names
-        self._workers = workers
-        self.running = list(range(len(workers)))
-        self.failures: dict[str, str] = {}
-
-    def wait_until_loaded(self) -> None:
-        for index in list(self.running):
-            try:
-                self._workers[index].wait_until_loaded()
-            except CheckError as error:
-                self._drop(index, error)
-
-    def run_round(self, rng: np.random.Generator) -> list[int]:
-        """Give each worker its turn, in random order; return nanoseconds, 0 for one that is out."""
-        row = [0] * len(self._workers)
-        for index in rng.permutation(self.running):
-            try:
-                row[index] = self._workers[index].time_inference()
-            except CheckError as error:
-                self._drop(index, error)
-        return row
-
-    def retire(self, samples: Nanoseconds, hopeless: float, seed: int) -> bool:
-        """Let the hopeless rest; return whether that leaves nobody to compare."""
-        rivals = self.running[1:-1]
-        ratios = {i: paired_ratio(samples[:, 0], samples[:, i], seed) for i in rivals}
-        bar = hopeless * max([1.0, *(ratio.median for ratio in ratios.values())])
-        slow = {index for index, ratio in ratios.items() if ratio.high < bar}
-        self.running = [index for index in self.running if index not in slow]
-        return bool(rivals) and len(slow) == len(rivals)
-
-    def _drop(self, index: int, error: CheckError) -> None:
-        if index in (0, len(self._workers) - 1):
-            raise CheckError(f"cannot time {self._names[index]!r}: {error}") from error
-        self.running.remove(index)
-        self._workers[index].close()
-        self.failures[self._names[index]] = str(error)
-
-
 def _run_rounds(
-    field: _Field,
+    field: Field,
     seed: int,
     rounds: int | None,
     time_limit: float,
-    hopeless: float,
     progress: Callable[[int, int], None] | None,
 ) -> Nanoseconds:
     """Return the samples, nanoseconds of shape (rounds, workers), 0 for one that was out."""
@@ -181,13 +114,8 @@ def _run_rounds(
             progress(len(rows), _expected(len(rows), spent, time_limit, most))
         if len(rows) >= _FEW_ROUNDS and spent >= time_limit:
             break
-        few = 1 < len(rows) < _FEW_ROUNDS
-        if len(rows) % _FEW_ROUNDS and not few:
-            continue
-        if field.retire(np.array(rows), hopeless * (_FAR if few else 1), seed):
-            break
-        enough = rounds is None and len(rows) >= _MIN_ROUNDS
-        if enough and _narrow(np.array(rows), field.running, seed):
+        enough = rounds is None and len(rows) >= _MIN_ROUNDS and not len(rows) % _FEW_ROUNDS
+        if enough and _narrow(np.array(rows), seed):
             break
     if progress:
         progress(len(rows), len(rows))
@@ -199,8 +127,8 @@ def _expected(done: int, spent: float, time_limit: float, most: int) -> int:
     return max(done, min(affordable, most))
 
 
-def _narrow(samples: Nanoseconds, running: Sequence[int], seed: int) -> bool:
-    ratios = [paired_ratio(samples[:, 0], samples[:, i], seed) for i in running[1:]]
+def _narrow(samples: Nanoseconds, seed: int) -> bool:
+    ratios = [paired_ratio(samples[:, 0], column, seed) for column in samples.T[1:] if all(column)]
     return all(ratio.high - ratio.low <= _NARROW * ratio.median for ratio in ratios)
 
 

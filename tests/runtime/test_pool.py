@@ -9,13 +9,15 @@ import numpy as np
 import onnx
 import pytest
 
+from advconv_onnx.runtime.field import Field
 from advconv_onnx.runtime.pool import Pool
-from advconv_onnx.runtime.timing import measure
+from advconv_onnx.runtime.race import race
 from tests.runtime.test_timing import children, needs_proc
 
 pytestmark = needs_proc
 
 INPUTS = {"x": np.ones(2, np.float32)}
+FAST = {"bar": 0.0, "time_limit": 0.0}
 
 
 @pytest.fixture
@@ -31,13 +33,15 @@ def paths(tmp_path: Path) -> dict[str, Path]:
 
 def test_processes_are_used_again(paths: dict[str, Path]) -> None:
     with Pool() as pool:
-        measure({"Neg": paths["Neg"], "Abs": paths["Abs"]}, INPUTS, rounds=2, pool=pool)
+        race(
+            {"Neg": paths["Neg"], "Abs": paths["Abs"], "": paths["Abs"]}, INPUTS, pool=pool, **FAST
+        )
         first = children(os.getpid())
-        found = measure({"Abs": paths["Abs"]}, INPUTS, rounds=2, pool=pool)
-        assert found.timings[0].latency.median > 0
+        found = race({"Neg": paths["Neg"], "Abs": paths["Abs"]}, INPUTS, pool=pool, **FAST)
+        assert found["Abs"].ratio
         assert children(os.getpid()) == first
         assert len(first) == 3
-        measure({"Abs": paths["Abs"]}, INPUTS, rounds=2)
+        race({"Neg": paths["Neg"], "Abs": paths["Abs"]}, INPUTS, **FAST)
         assert children(os.getpid()) == first
     assert not children(os.getpid())
 
@@ -45,19 +49,21 @@ def test_processes_are_used_again(paths: dict[str, Path]) -> None:
 def test_a_process_whose_model_failed_is_replaced(paths: dict[str, Path]) -> None:
     candidates = {"Neg": paths["Neg"], "Foo": paths["Foo"]}
     with Pool() as pool:
-        assert list(measure(candidates, INPUTS, rounds=2, pool=pool).failures) == ["Foo"]
-        assert len(children(os.getpid())) == 2
+        assert race(candidates, INPUTS, pool=pool, **FAST)["Foo"].failure
+        assert len(children(os.getpid())) == 1
         candidates["Foo"] = paths["Abs"]
-        found = measure(candidates, INPUTS, rounds=2, pool=pool)
-        assert not found.failures
-        assert len(children(os.getpid())) == 3
+        assert race(candidates, INPUTS, pool=pool, **FAST)["Foo"].ratio
+        assert len(children(os.getpid())) == 2
 
 
-def test_an_interrupt_ends_the_processes_that_are_at_work(paths: dict[str, Path]) -> None:
-    def interrupt(done: int, expected: int) -> None:
+def test_an_interrupt_ends_the_processes_that_are_at_work(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(Field, "run_round", interrupt)
     with Pool() as pool:
         with pytest.raises(KeyboardInterrupt):
-            measure({"Neg": paths["Neg"]}, INPUTS, pool=pool, progress=interrupt)
+            race({"Neg": paths["Neg"], "Abs": paths["Abs"]}, INPUTS, pool=pool, **FAST)
         assert not children(os.getpid())

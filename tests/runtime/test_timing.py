@@ -1,10 +1,8 @@
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +10,8 @@ import onnx
 import pytest
 
 from advconv_onnx.errors import CheckError, InputError
-from advconv_onnx.runtime import pool, timing
+from advconv_onnx.runtime import timing
 from advconv_onnx.runtime.timing import measure, paired_ratio
-from tests.runtime.test_worker import GREEDY, HANGING
 
 INPUTS = {"x": np.ones((1, 4, 8, 8), np.float32)}
 
@@ -47,37 +44,6 @@ def is_running(pid):
 needs_proc = pytest.mark.skipif(
     not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="no list of children here"
 )
-
-
-class FakeWorker:
-    """Answers at once with the latencies a test prescribes, and records the order of the turns."""
-
-    order: list[str]
-    latency: Callable[[str], int]
-
-    def load(self, model, inputs, arrays, **options):
-        self._model = model
-
-    def wait_until_loaded(self):
-        pass
-
-    def time_inference(self):
-        self.order.append(self._model)
-        return type(self).latency(self._model)
-
-    def unload(self):
-        return False
-
-    def close(self):
-        pass
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    monkeypatch.setattr(pool, "Worker", FakeWorker)
-    monkeypatch.setattr(FakeWorker, "order", [], raising=False)
-    monkeypatch.setattr(FakeWorker, "latency", lambda model: 1_000_000, raising=False)
-    return FakeWorker
 
 
 def run_fake(fake, names="abc", **options):
@@ -152,26 +118,6 @@ def test_stops_when_the_intervals_are_narrow_or_the_time_is_over(fake, monkeypat
     assert run_fake(fake, time_limit=0, rounds=3)[0].rounds == 3
 
 
-def test_the_hopeless_are_timed_no_further(fake, monkeypatch):
-    ns = {"a": 4_000_000, "b": 2_000_000, "c": 2_500_000, "d": 2_100_000}
-    monkeypatch.setattr(fake, "latency", ns.__getitem__)
-    measurement, order = run_fake(fake, "abcd", hopeless=0.9)
-    assert [order.count(name) for name in "abcd"] == [30, 15, 5, 15]
-    assert [t.speedup.median for t in measurement.timings] == [1, 2, 1.6, pytest.approx(40 / 21)]
-    assert not measurement.failures
-    assert run_fake(fake, "abcd")[1].count("c") == 15
-
-
-def test_measuring_ends_when_all_are_hopeless(fake, monkeypatch):
-    monkeypatch.setattr(fake, "latency", {"a": 1000, "b": 1200, "c": 3000}.__getitem__)
-    measurement, order = run_fake(fake, hopeless=0.9)
-    # What is far behind goes after two rounds, the other after five.
-    assert [order.count(name) for name in "abc"] == [10, 5, 2]
-    medians = [pytest.approx(1 / 1.2), pytest.approx(1 / 3)]
-    assert [t.speedup.median for t in measurement.timings] == [1, *medians]
-    assert run_fake(fake, "a", hopeless=0.9)[0].rounds == 15
-
-
 def test_progress_ends_at_what_it_announces(fake):
     calls = []
     run_fake(fake, progress=lambda done, expected: calls.append((done, expected)))
@@ -204,29 +150,6 @@ def test_bad_candidate_ends_only_itself(model, tmp_path):
     assert list(measurement.failures) == ["bad"]
     assert "ONNX Runtime does not load it" in measurement.failures["bad"]
     assert not children(os.getpid())
-
-
-@needs_proc
-@pytest.mark.parametrize(
-    ("body", "limits", "reason"),
-    [
-        (HANGING, {"timeout": 3}, "no answer within 3 s"),
-        (GREEDY, {"memory_limit": 1 << 30}, "bad_alloc|[Mm]emory|allocate"),
-    ],
-)
-def test_candidate_that_hangs_or_takes_all_memory_ends_only_itself(tmp_path, body, limits, reason):
-    paths = {}
-    for name, text in {"original": "{ y = Neg(x) }", "bad": body, "same": "{ y = Neg(x) }"}.items():
-        paths[name] = tmp_path / f"{name}.onnx"
-        header = '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) '
-        onnx.save(onnx.parser.parse_model(header + text), paths[name])
-    same, inputs = paths["same"], {"x": np.ones(2, np.float32)}
-    with pool.Pool() as ready:  # a process that starts slowly must not count as one that hangs
-        measure({"a": same, "b": same, "c": same}, inputs, rounds=1, pool=ready)
-        measurement = measure(paths, inputs, rounds=2, pool=ready, **limits)
-        assert len(children(os.getpid())) == 3
-    assert [t.name for t in measurement.timings] == ["original", "same"]
-    assert re.search(reason, measurement.failures["bad"])
 
 
 @needs_proc
