@@ -28,7 +28,7 @@ ROUNDING = 1e-5
 SHORT = settings(
     max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
-LONG = settings(SHORT, max_examples=600)
+LONG = settings(SHORT, max_examples=200)
 
 RARE = ("multiplications", "no output", "nothing but padding")
 """Parts of reasons for which layers as they are drawn here may be refused."""
