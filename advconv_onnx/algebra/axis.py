@@ -87,11 +87,28 @@ class AxisOperator:
         """
         if earlier.outputs != self.inputs:
             raise ValueError(f"{earlier.outputs} outputs before {self.inputs} inputs")
+        if self._selects:
+            read = ([row[0][0] if row else None for row in rows] for rows in self.rows)
+            return AxisOperator(
+                earlier.inputs,
+                tuple(
+                    tuple(step[i] if i is not None else () for i in pixels)
+                    for pixels in read
+                    for step in earlier.rows
+                ),
+            )
         (ours, later), (theirs, steps) = self.integers(), earlier.integers()
         return from_integers(
             earlier.inputs,
             ours * theirs,
             ((_composed(row, step) for row in rows) for rows in later for step in steps),
+        )
+
+    @property
+    def _selects(self) -> bool:
+        """Whether every tap sees one input pixel as it is, or none: then nothing is added up."""
+        return all(
+            not row or (len(row) == 1 and row[0][1] == 1) for rows in self.rows for row in rows
         )
 
     def is_zero_tap(self, k: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,29 @@ class Builder:
 
     def initializer(self, array: Any, name: str) -> ir.Value:
         """Add a constant; its name is made unique when the proposal is committed."""
-        tensor = ir.tensor(array, name=name)
+        return self._constant(ir.tensor(array, name=name))
+
+    def computed(
+        self, make: Callable[[], Any], shape: Sequence[int], dtype: Any, name: str
+    ) -> ir.Value:
+        """Add a constant that is computed when it is needed: most forms are never made.
+
+        Args:
+            make: returns the array.
+            shape: of the array.
+            dtype: numpy's, to which the array is converted.
+            name: made unique when the proposal is committed.
+        """
+
+        def tensor() -> ir.TensorProtocol:
+            return ir.tensor(make().reshape(shape).astype(dtype))
+
+        kind = ir.DataType.from_numpy(np.dtype(dtype))
+        return self._constant(ir.LazyTensor(tensor, kind, ir.Shape(shape), cache=True, name=name))
+
+    def _constant(self, tensor: ir.TensorProtocol) -> ir.Value:
         value = ir.Value(
-            name=name,
+            name=tensor.name,
             shape=ir.Shape(tensor.shape.numpy()),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,

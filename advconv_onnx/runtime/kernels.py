@@ -77,7 +77,7 @@ class Window:
             count = (-(-room // stride) if ceil_mode else room // stride) + 1
             # No window may start in the padding after the input.
             overhangs = ceil_mode and (count - 1) * stride >= size + begin
-            counts.append(count - overhangs)
+            counts.append(max(0, count - overhangs))
         return tuple(counts)
 
     def taps(self, padded: Array, positions: Sequence[int]) -> Iterator[Array]:
@@ -87,7 +87,7 @@ class Window:
         """
         for tap in np.ndindex(*self.kernel):
             steps = zip(tap, self.dilations, positions, self.strides, strict=True)
-            seen: Any = (slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, n, s in steps)
+            seen: Any = (slice(t * d, t * d + n * s, s) for t, d, n, s in steps)
             yield padded[(..., *seen)]
 
     def pad(self, x: Array, positions: Sequence[int], fill: float) -> Array:

@@ -300,12 +300,16 @@ def _before(op: Builder, plan: _Plan, x: ir.Value) -> ir.Value:
 
 def _weights(op: Builder, plan: _Plan) -> ir.Value:
     """U (R Q, [groups,] C/groups, M/groups)."""
-    u = _taps_first(plan)
-    for axis in plan.axes:
-        u = np.tensordot(u, np.array(axis.form.weights, np.float64), (0, 1))
-    u = np.moveaxis(u, range(3, u.ndim), range(u.ndim - 3))
-    shape = [plan.products, *plan.groups, *u.shape[-2:]]
-    return plan.constant(op, u.reshape(shape), "weight")
+    weight = _taps_first(plan)
+
+    def transformed() -> Array:
+        u = weight
+        for axis in plan.axes:
+            u = np.tensordot(u, np.array(axis.form.weights, np.float64), (0, 1))
+        return np.moveaxis(u, range(3, u.ndim), range(u.ndim - 3))
+
+    shape = [plan.products, *plan.groups, *weight.shape[-2:]]
+    return op.computed(transformed, shape, plan.layer.convolution.weight.dtype, "weight")
 
 
 def _small_weights(op: Builder, plan: _Plan) -> ir.Value:

@@ -43,6 +43,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -370,11 +371,15 @@ def _kernels(
     convolution = plan.layer.convolution
     dtype = convolution.weight.dtype
     taps = np.array([product.taps for product in stack], np.float64)
-    weight = np.einsum("rk,mckl->rmcl", taps, convolution.weight.astype(np.float64))
-    weight = weight.reshape(-1, *weight.shape[2:])[:, :, None]
+
+    def weight() -> Any:
+        return np.einsum("rk,mckl->rmcl", taps, convolution.weight.astype(np.float64))
+
+    outputs, inputs, _, columns = convolution.weight.shape
+    shape = (len(stack) * outputs, inputs, 1, columns)
     bias = np.outer([float(product.bias) for product in stack], convolution.bias).ravel()
     return (
-        op.initializer(weight.astype(dtype), "weight"),
+        op.computed(weight, shape, dtype, "weight"),
         op.initializer(bias.astype(dtype), "bias") if bias.any() else None,
     )
 

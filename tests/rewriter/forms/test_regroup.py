@@ -50,13 +50,14 @@ def groups_of(form: Regroup, model: ir.Model) -> int | None:
 @pytest.mark.parametrize(
     ("shape", "wanted"),
     [
-        ((32, 4, 4), [8, 4, None]),
-        ((8, 8, 8), [4, 2, 1]),
-        ((4, 4, 4), [None, None, 1]),
-        ((32, 1, 2), [2, None, None]),
-        ((12, 2, 4), [None, None, 1]),
-        ((64, 4, 4), [16, 8, None]),
-        ((4, 12, 12), [None, None, 1]),
+        ((32, 4, 4), [8, 4, None, None]),
+        ((8, 8, 8), [4, 2, None, 1]),
+        ((4, 4, 4), [None, None, None, 1]),
+        ((32, 1, 2), [2, None, None, None]),
+        ((12, 2, 4), [None, None, None, 1]),
+        ((64, 4, 4), [16, 8, None, None]),
+        ((4, 12, 12), [None, None, None, 1]),
+        ((14, 24, 24), [None, None, 7, 1]),
     ],
 )
 def test_variants_have_their_width(shape: tuple[int, int, int], wanted: list[int | None]) -> None:
