@@ -25,6 +25,7 @@ from advconv_onnx.optimizer.contest import (
     find_choices,
     site_contests,
     timing_twin,
+    without_computing,
 )
 from advconv_onnx.optimizer.options import Options
 from advconv_onnx.optimizer.prove import Prover
@@ -280,7 +281,7 @@ class Search:
                 hopeless[name] = Figure(None, baseline, reason)
                 continue
             paths[name] = folder / f"variant_{index}.onnx"
-            files.save(model, paths[name])
+            files.save(without_computing(model), paths[name])
         return paths, hopeless
 
     def _neighbours(self) -> Iterator[tuple[Win, Win]]:

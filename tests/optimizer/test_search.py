@@ -149,6 +149,21 @@ def test_weights_do_not_outgrow_what_is_allowed(searched: Any) -> None:
     assert "--max-growth" in found.reasons("a")
 
 
+def test_a_small_spelling_is_made_where_weights_would_grow_too_much(searched: Any) -> None:
+    class Large(Named):
+        def rewrite(self, op: Builder, plan: Any) -> ir.Value:
+            y = super().rewrite(op, plan)
+            return op.Add(y, op.initializer(np.zeros((1, 4, 12, 10), np.float32), "zeros"))
+
+    large = Large("a")
+    assert searched(ONE, [large], Told(a=3.0), room=1000).status("a") == ["refused"]
+    large.small = Named("small")
+    found = searched(ONE, [large], Told(a=3.0), room=1000)
+    assert found.status("a") == ["applied"]
+    assert "Add" not in found.operators
+    assert "Add" in searched(ONE, [large], Told(a=3.0)).operators
+
+
 def test_a_form_can_be_left_out(searched: Any) -> None:
     found = searched(ONE, [Named("a"), Named("b")], Told(a=3.0, b=1.5), without=["a"])
     assert found.status("b") == ["applied"]

@@ -19,9 +19,14 @@ class Form(Rule[Plan]):
     probe, as fusions are. One that changes how a layer reaches its pixels certifies that instead,
     axis by axis: the probe would have to run the site at its full size, and rational coefficients
     are not exact in floating point.
+
+    Attributes:
+        small: the same with new weights left to be computed when the model is loaded, which is no
+            slower afterwards: where the file must not grow. None where weights do not grow.
     """
 
     affine_in_weights = False
+    small: Form[Plan] | None = None
 
     def certify(self, plan: Plan) -> Iterable[Certificate]:
         """Prove the identities this form rests on, one per spatial axis.

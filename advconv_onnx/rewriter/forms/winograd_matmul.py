@@ -19,9 +19,9 @@ most for 5x5 and behind a Resize; not for strides. Where the forms that stay in 
 apply (winograd_rows, assemble_rows, split_phases) they are mostly faster still. Tiles of 6 were
 never faster than those of 4, and less exact.
 
-The ``_small`` variants leave the product that makes U in the graph, for ONNX Runtime to fold when
-it loads the model. An activation behind the layer goes with it, so that a convolution behind that
-takes in the last Transpose.
+Where the file must not grow, the product that makes U stays in the graph, for ONNX Runtime to fold
+when it loads the model. An activation behind the layer goes with it, so that a convolution behind
+that takes in the last Transpose.
 
 Refused for dynamic sizes, for fewer than 16 channels a group, and where all products together
 multiply more than the layer itself.
@@ -159,8 +159,8 @@ class WinogradMatmul(Form[_Plan]):
             small: whether the weight's transform stays in the graph.
         """
         self.name = f"winograd_matmul_{tile}{'_small' if small else ''}"
+        self.small = None if small else WinogradMatmul(tile, small=True)
         self._tile = tile
-        self._small = small
 
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
         convolution, activation = activated(root)
@@ -190,7 +190,7 @@ class WinogradMatmul(Form[_Plan]):
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
         rank = len(plan.axes)
         x = op.Transpose(plan.layer.x, perm=[0, *range(2, rank + 2), 1])
-        u = _small_weights(op, plan) if self._small else _weights(op, plan)
+        u = _weights(op, plan) if self.small else _small_weights(op, plan)
         z = op.MatMul(_before(op, plan, x), u)
         y = _after_repeated(op, plan, z, plan.repeated) if plan.repeated else _after(op, plan, z)
         bias = plan.layer.convolution.bias
@@ -393,7 +393,7 @@ def _reshape(op: Builder, x: ir.Value, *shape: int) -> ir.Value:
     return op.Reshape(x, op.initializer(np.array(shape, np.int64), "shape"))
 
 
-FORMS = (WinogradMatmul(2, False), WinogradMatmul(4, False), WinogradMatmul(4, True))
+FORMS = (WinogradMatmul(2), WinogradMatmul(4))
 
 
 def _model(

@@ -31,9 +31,10 @@ rectified (not rectified, or weights of a heavy-tailed distribution: up to three
     5                 2.5e-7    4.4e-7    6.7e-7    1.2e-6    1.8e-6    3.0e-6    5.2e-6
     7                 3.9e-7    1.4e-6    1.9e-6    4.5e-6    6.5e-6
 
-Needs a known height; batch and width may be dynamic. Refused where few products are saved, for
-fewer than four channels a group, where a smaller tile covers the map with as many, and for tiles
-that read more pixels than ``toom_cook`` has points for.
+Where the file must not grow, the product that makes u stays in the graph, for ONNX Runtime to fold
+when it loads the model. Needs a known height; batch and width may be dynamic. Refused where few
+products are saved, for fewer than four channels a group, where a smaller tile covers the map with
+as many, and for tiles that read more pixels than ``toom_cook`` has points for.
 """
 
 from __future__ import annotations
@@ -41,9 +42,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -56,6 +56,7 @@ from advconv_onnx.algebra.factor import Factorization
 from advconv_onnx.algebra.phases import Phase, strided_phases
 from advconv_onnx.algebra.toom_cook import MOST_INPUTS, Matrix, toom_cook
 from advconv_onnx.rewriter.builder import Builder
+from advconv_onnx.rewriter.convolution import Array, Convolution
 from advconv_onnx.rewriter.forms.form import Form
 from advconv_onnx.rewriter.layer_site import LayerSite
 from advconv_onnx.rewriter.rule import NoSite, Refused, Site
@@ -157,13 +158,15 @@ class WinogradRows(Form[_Plan]):
     needs_shapes = True
     minimum_opset = 10
 
-    def __init__(self, tile: int) -> None:
+    def __init__(self, tile: int, small: bool = False) -> None:
         """Choose a variant.
 
         Args:
             tile: number of output rows computed together.
+            small: whether the weight's transform stays in the graph.
         """
-        self.name = f"winograd_rows_{tile}"
+        self.name = f"winograd_rows_{tile}{'_small' if small else ''}"
+        self.small = None if small else WinogradRows(tile, small=True)
         self._tile = tile
 
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
@@ -234,7 +237,8 @@ class WinogradRows(Form[_Plan]):
         products, dtype = plan.products, plan.layer.convolution.weight.dtype
         channels, tile = plan.layer.convolution.out_channels, len(products[0].gives)
         kernels: dict[object, tuple[ir.Value, ir.Value | None]] = {}
-        z = _concat(op, [_convolved(op, plan, stack, kernels) for stack in plan.stacks])
+        weight = _weight if self.small else _small_weight
+        z = _concat(op, [_convolved(op, plan, stack, weight, kernels) for stack in plan.stacks])
         z = _reshaped(op, z, [0, len(products), -1])
         after = np.array([product.gives for product in products], np.float64).T
         y = op.MatMul(op.initializer(after.astype(dtype), "after"), z)
@@ -347,13 +351,15 @@ def _convolved(
     op: Builder,
     plan: _Plan,
     stack: Sequence[_Product],
+    weight: Callable[[Builder, Convolution, Array], ir.Value],
     kernels: dict[object, tuple[ir.Value, ir.Value | None]],
 ) -> ir.Value:
     """The products of all tiles, (N, R * M, tiles, W)."""
     sliding, convolution = plan.sliding, plan.layer.convolution
     key = tuple((product.taps, product.bias) for product in stack)
     if key not in kernels:
-        kernels[key] = _kernels(op, plan, stack)
+        taps = np.array([product.taps for product in stack], np.float64)
+        kernels[key] = weight(op, convolution, taps), _bias(op, convolution, stack)
     return op.Conv(
         _concat(op, [_transformed(op, plan, product) for product in stack]),
         *kernels[key],
@@ -364,24 +370,32 @@ def _convolved(
     )
 
 
-def _kernels(
-    op: Builder, plan: _Plan, stack: Sequence[_Product]
-) -> tuple[ir.Value, ir.Value | None]:
-    """Weight and bias of the products."""
-    convolution = plan.layer.convolution
-    dtype = convolution.weight.dtype
-    taps = np.array([product.taps for product in stack], np.float64)
+def _weight(op: Builder, convolution: Convolution, taps: Array) -> ir.Value:
+    """Of the products, which take ``taps`` (R, K) of each row of the layer's own."""
+    weight = convolution.weight
+    outputs, inputs, _, columns = weight.shape
 
-    def weight() -> Any:
-        return np.einsum("rk,mckl->rmcl", taps, convolution.weight.astype(np.float64))
+    def transformed() -> Array:
+        u: Array = np.einsum("rk,mckl->rmcl", taps, weight.astype(np.float64))
+        return u
 
-    outputs, inputs, _, columns = convolution.weight.shape
-    shape = (len(stack) * outputs, inputs, 1, columns)
-    bias = np.outer([float(product.bias) for product in stack], convolution.bias).ravel()
-    return (
-        op.computed(weight, shape, dtype, "weight"),
-        op.initializer(bias.astype(dtype), "bias") if bias.any() else None,
-    )
+    shape = (len(taps) * outputs, inputs, 1, columns)
+    return op.computed(transformed, shape, weight.dtype, "weight")
+
+
+def _small_weight(op: Builder, convolution: Convolution, taps: Array) -> ir.Value:
+    """The same, computed from the layer's own when the model is loaded."""
+    weight = convolution.weight
+    outputs, inputs, rows, columns = weight.shape
+    own = op.initializer(weight.transpose(2, 0, 1, 3).reshape(rows, -1), "weight")
+    u = op.MatMul(op.initializer(taps.astype(weight.dtype), "taps"), own)
+    return _reshaped(op, u, [len(taps) * outputs, inputs, 1, columns])
+
+
+def _bias(op: Builder, convolution: Convolution, stack: Sequence[_Product]) -> ir.Value | None:
+    shares = [float(product.bias) for product in stack]
+    bias = np.outer(shares, convolution.bias).ravel().astype(convolution.weight.dtype)
+    return op.initializer(bias, "bias") if bias.any() else None
 
 
 def _transformed(op: Builder, plan: _Plan, product: _Product) -> ir.Value:

@@ -190,7 +190,7 @@ def mutant(form: WinogradMatmul, mistake: Callable[[Form], Form]) -> WinogradMat
             plan = dataclasses.replace(site.plan, axes=(axis, *others))
             return dataclasses.replace(site, plan=plan)
 
-    return Mutant(form._tile, form._small)
+    return Mutant(form._tile, form.small is None)
 
 
 SAME = layer("z = Conv <pads = [1, 1, 1, 1]> (x, w, b)", (3, 4, 3, 3), 3, (2, 4, 10, 9))

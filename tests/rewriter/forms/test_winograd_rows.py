@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from advconv_onnx.algebra.certificate import NotEqual
 from advconv_onnx.optimizer.prove import Disproved, Prover
-from advconv_onnx.rewriter.forms.winograd_rows import FORMS, WinogradRows
+from advconv_onnx.rewriter.forms.winograd_rows import EXAMPLES, FORMS, WinogradRows
 from advconv_onnx.rewriter.proposal import Proposal, propose
 from advconv_onnx.rewriter.rule import Site
 from advconv_onnx.runtime.engine import run_session
@@ -251,3 +251,13 @@ def test_comparison_finds_mistakes_of_the_nodes(
     compared = difference(model, changed, x)
     assert compared is not None
     assert compared[0] > 100 * ROUNDING * compared[1]
+
+
+def test_the_small_variant_stores_no_more_than_the_weight() -> None:
+    model = parse(EXAMPLES[0])
+    for small, size in ((True, 4 * 4 * 3 * 3), (False, 4 * 4 * 6 * 3)):
+        made = propose(WinogradRows(4, small), model.graph[-1], 18)
+        assert isinstance(made, Proposal)
+        [weight] = [v.const_value for v in made.new_initializers if v.name == "weight"]
+        assert weight is not None
+        assert weight.size == size
