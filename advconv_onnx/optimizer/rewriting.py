@@ -17,7 +17,7 @@ from advconv_onnx.records import Rewrite, Status, Validation
 from advconv_onnx.rewriter import simplify
 from advconv_onnx.rewriter.fusions import all_rules
 from advconv_onnx.rewriter.rule import Rule
-from advconv_onnx.runtime.validate import validate
+from advconv_onnx.runtime.validate import Evidence, gather, validate
 
 _MOST_CULPRITS = 5
 """Sites found guilty one after another before a model's fusions are given up altogether."""
@@ -72,6 +72,7 @@ class Rewriting:
         self._options = options
         self._announce = announce
         self._given_up: dict[str, Rewrite] = {}
+        self._evidence: Evidence | None = None
         self._base = self._prepare()
 
     def candidate(self, without: Collection[str] = ()) -> Candidate:
@@ -238,6 +239,11 @@ class Rewriting:
                 "custom-operator library; each rewrite was proved on its own site"
             )
             return Validation(True, options.max_error, (), 0, (), (note,))
+        evidence = self._evidence or gather(
+            self._original, seed=options.seed, threads=options.threads, data=options.data
+        )
+        # In float64 large weights would take twice the model's memory all the time.
+        self._evidence = None if evidence.sparing else evidence
         return validate(
             self._original,
             model,
@@ -245,7 +251,7 @@ class Rewriting:
             seed=options.seed,
             provider=options.provider,
             threads=options.threads,
-            data=options.data,
+            evidence=evidence,
         )
 
 

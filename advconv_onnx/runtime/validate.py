@@ -59,6 +59,25 @@ _MOST_TIES = 1e-3
 """Largest part of an integer output that may differ as ties of what it was computed from."""
 
 
+def gather(
+    original: ir.Model,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    data: Mapping[str, Array] | None = None,
+    float64: bool = True,
+) -> Evidence:
+    """Draw samples and run the original on them in float64: what any candidate is judged by.
+
+    Args and errors are those of ``validate``.
+    """
+    sparing = files.weight_bytes(original) > _LARGE
+    samples = runnable_samples(original, seed=seed, threads=threads, data=data, sparing=sparing)
+    notes: list[str] = []
+    exact = _run_exactly(original, samples, notes) if float64 else None
+    return Evidence(samples, exact, tuple(notes), sparing)
+
+
 def validate(
     original: ir.Model,
     candidate: ir.Model,
@@ -70,6 +89,7 @@ def validate(
     data: Mapping[str, Array] | None = None,
     layers: bool = False,
     float64: bool = True,
+    evidence: Evidence | None = None,
 ) -> Validation:
     """Compare two models in value, shape and type of every output.
 
@@ -84,6 +104,7 @@ def validate(
         data: arrays for inputs, used as they are.
         layers: also compare every tensor that both models name, and note the first that differs.
         float64: let the original in float64 judge where it can; False is quicker.
+        evidence: gathered before from the same original with the same seed and data.
 
     Returns:
         A failed validation, with a note that says why, also when the candidate does not load or
@@ -93,26 +114,25 @@ def validate(
         CheckError: the original does not load, or fails on values of a shape it runs with.
         InputError: no inputs could be found that the original runs with.
     """
-    sparing = files.weight_bytes(original) > _LARGE
-    plain = {"graph_optimizations": not sparing, "prepacking": not sparing}
-    samples = runnable_samples(original, seed=seed, threads=threads, data=data, sparing=sparing)
+    if evidence is None:
+        evidence = gather(original, seed=seed, threads=threads, data=data, float64=float64)
+    plain = {"graph_optimizations": not evidence.sparing, "prepacking": not evidence.sparing}
     comparison = _Comparison(
         trusted=_Session(original, threads=threads, **plain),
         judged=_Session(
             candidate, provider=provider, threads=threads, **plain if provider == "cpu" else {}
         ),
-        exact=None,
-        samples=samples,
+        exact=evidence.exact,
+        samples=evidence.samples,
         max_error=max_error,
-        apart=sparing,
+        apart=evidence.sparing,
     )
     notes = list(_different_interface(original, candidate))
     if notes:
         return comparison.result((), notes, passed=False)
-    if sparing:
+    if evidence.sparing:
         notes.append("compared without ONNX Runtime's own optimizations, which copy large weights")
-    if float64:
-        comparison.exact = _run_exactly(original, samples, notes)
+    notes += evidence.notes
     return _validate(original, candidate, comparison, notes, layers=layers)
 
 
@@ -156,6 +176,23 @@ def validate_runtime(
         max_error=max_error,
     )
     return _validate(model, model, comparison, notes, layers=layers)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Evidence:
+    """What candidates are judged by.
+
+    Attributes:
+        samples: inputs of several shapes and distributions.
+        exact: the original in float64 on them, if that is possible.
+        notes: on which of them it is not.
+        sparing: weights are so large that memory is spared.
+    """
+
+    samples: tuple[Sample, ...]
+    exact: _Exact | None
+    notes: tuple[str, ...]
+    sparing: bool
 
 
 class _Runner(Protocol):
