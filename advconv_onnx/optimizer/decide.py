@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +45,9 @@ class Trial:
         """Time a candidate against the original, each in fresh processes, for people to read."""
         paths = {"original": self.baseline, "optimized": self.folder / "optimized.onnx"}
         files.save(candidate.model, paths["optimized"])
-        return measure(paths, self.inputs, seed=seed, time_limit=self._seconds, **self._options)
+        return measure(
+            paths, self.inputs, seed=seed, time_limit=self._seconds, **self.options.timing
+        )
 
     def race(
         self, candidates: Mapping[str, Candidate], baseline: Candidate | None = None
@@ -64,21 +65,18 @@ class Trial:
         for index, (name, candidate) in enumerate(candidates.items()):
             paths[name] = self.folder / f"candidate_{index}.onnx"
             files.save(candidate.model, paths[name])
-        options = {"seed": self.options.seed, "time_limit": self._seconds, **self._options}
-        return race(paths, self.inputs, bar=1.0, **options)
+        return race(
+            paths,
+            self.inputs,
+            bar=1.0,
+            seed=self.options.seed,
+            time_limit=self._seconds,
+            **self.options.timing,
+        )
 
     @property
     def _seconds(self) -> float:
         return max(1.0, min(_SECONDS, self.deadline - time.monotonic()))
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        options = self.options
-        return {
-            "provider": options.provider,
-            "threads": options.threads,
-            "memory_limit": options.memory_bytes,
-        }
 
 
 def keep_fusions(trial: Trial, rewriting: Rewriting, announce: Callable[[str], None]) -> Candidate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,7 @@ class Options:
                 raise InputError(f"{option} must be a number above 0, got {value:g}")
 
     @property
-    def memory_bytes(self) -> int | None:
-        """``memory_limit`` in bytes."""
-        return None if self.memory_limit is None else int(self.memory_limit * 2**30)
+    def timing(self) -> dict[str, Any]:
+        """Where and within what models are timed, as ``measure`` and ``race`` take it."""
+        limit = None if self.memory_limit is None else int(self.memory_limit * 2**30)
+        return {"provider": self.provider, "threads": self.threads, "memory_limit": limit}

@@ -116,7 +116,8 @@ class Search:
         self._pool = Pool()
         self._wins: list[Win] = []
         self._interactions: dict[tuple[Choice, Choice], float] = {}
-        self._checked: dict[Choice, str | None] = {}
+        self._problems: dict[Choice, str] = {}
+        self._checked: dict[tuple[Choice, str, tuple[str, ...]], str | None] = {}
 
     def run(self) -> None:
         """Time the forms of all sites, then those of neighbouring sites together."""
@@ -142,9 +143,9 @@ class Search:
         """
         wins = [win for win in self._wins if win.choice.name not in without]
         while True:
-            accurate = [win for win in wins if self._checked.get(win.choice) is None]
+            accurate = [win for win in wins if win.choice not in self._problems]
             model, problems, applied = self._apply(choose(accurate, self._interactions))
-            self._checked |= problems
+            self._problems |= problems
             if not problems:
                 break
         clean(model)
@@ -243,17 +244,14 @@ class Search:
         self, paths: Mapping[str, Path], inputs: Mapping[str, np.ndarray]
     ) -> dict[str, Figure]:
         """Time variants of a window, and the window as it is (""), in one run."""
-        options = self._options
         return race(
             paths,
             inputs,
             bar=_LEAST_GAIN,
             time_limit=_SECONDS,
-            provider=options.provider,
-            threads=options.threads,
-            seed=options.seed,
-            memory_limit=options.memory_bytes,
+            seed=self._options.seed,
             pool=self._pool,
+            **self._options.timing,
         )
 
     def _write(
@@ -339,7 +337,9 @@ class Search:
 
     def _check(self, choice: Choice, proposal: Proposal) -> str | None:
         """Compare a site with its form in ONNX Runtime, float64 as the judge."""
-        if choice not in self._checked:
+        # A choice may hold several forms, and each may come small.
+        key = choice, proposal.rule.name, proposal.names
+        if key not in self._checked:
             options = self._options
             before, after = cut(proposal, dict(self._model.opset_imports))
             found = validate(
@@ -351,8 +351,8 @@ class Search:
                 threads=options.threads,
             )
             worst = f"{found.max_relative:.1e} of the range" if found.checks else "nothing compared"
-            self._checked[choice] = None if found.passed else f"{_INACCURATE}: {worst}"
-        return self._checked[choice]
+            self._checked[key] = None if found.passed else f"{_INACCURATE}: {worst}"
+        return self._checked[key]
 
     def _decided(self, applied: Collection[Win]) -> Iterator[Rewrite]:
         """What became of the winners."""
@@ -363,7 +363,7 @@ class Search:
             if win not in applied:
                 status = "slower"
                 reason = "another form of this site or its neighbours saves more"
-            if problem := self._checked.get(choice):
+            if problem := self._problems.get(choice):
                 status = "inaccurate" if problem.startswith(_INACCURATE) else "refused"
                 reason = problem
             yield _rewrite(choice, status, reason, win.speedup)

@@ -164,6 +164,13 @@ def test_a_small_spelling_is_made_where_weights_would_grow_too_much(searched: An
     assert "Add" in searched(ONE, [large], Told(a=3.0)).operators
 
 
+def test_a_small_spelling_is_checked_for_itself(searched: Any) -> None:
+    wrong = Biased("a")
+    wrong.small = Named("small")
+    assert "Add" not in searched(ONE, [wrong], Told(a=3.0)).operators
+    assert searched(ONE, [wrong], Told(a=3.0)).status("a") == ["applied"]
+
+
 def test_a_form_can_be_left_out(searched: Any) -> None:
     found = searched(ONE, [Named("a"), Named("b")], Told(a=3.0, b=1.5), without=["a"])
     assert found.status("b") == ["applied"]
@@ -242,3 +249,24 @@ def test_what_a_form_makes_is_given_a_form_of_its_own(searched: Any) -> None:
     assert found.status(f"{both} + {rows.name}") == ["applied"]
     groups = [node.attributes.get_int("group", 1) for node in found.model.graph]
     assert groups.count(8) == 2
+
+
+def test_forms_of_what_a_form_makes_are_checked_with_real_weights_too(searched: Any) -> None:
+    class Wrong(type(ROWS[0])):
+        """Toom-Cook along the rows that forgets what its certificate proves."""
+
+        def rewrite(self, op: Builder, plan: Any) -> ir.Value:
+            y = super().rewrite(op, plan)
+            return op.Add(y, op.initializer(np.float32(1), "one"))
+
+    split, rows = next(form for form in SPLITS if form.name == "split_concat"), Wrong(6)
+    rows.small = None
+    both = f"{split.name} + {rows.name} + {rows.name}"
+    cache = Told(**{split.name: 1.5, rows.name: 1.2, both: 3.0})
+    found = searched(
+        "k = Concat <axis = 1> (x, x) z = Conv <pads = [1, 1, 1, 1]> (k, wide)",
+        [split, rows],
+        cache,
+    )
+    assert found.status(both) == ["inaccurate"]
+    assert found.status(split.name) == ["applied"]
