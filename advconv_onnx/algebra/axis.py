@@ -183,6 +183,17 @@ def identity(inputs: int) -> AxisOperator:
     return _selection(inputs, [range(inputs)])
 
 
+def pairs(first: Sequence[int], second: Sequence[int]) -> AxisOperator:
+    """Two numbers below their count as one output for each: to compare one pairing with another.
+
+    >>> pairs([1, 0], [0, 1]).rows[0][0]
+    ((1, Fraction(1, 1)), (2, Fraction(1, 1)))
+    """
+    count = len(first)
+    rows = [{a: 1, count + b: 1} for a, b in zip(first, second, strict=True)]
+    return from_integers(2 * count, 1, [rows])
+
+
 def slide(inputs: int, taps: int, *, stride: int = 1, dilation: int = 1) -> AxisOperator:
     """A kernel slides over a grid: T[k, o, i] = 1 where i = o * stride + k * dilation.
 

@@ -19,9 +19,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from advconv_onnx.algebra.axis import AxisOperator, Row, from_integers, identity
-from advconv_onnx.algebra.phases import (
-    Phase,
-)
+from advconv_onnx.algebra.phases import Phase
 from advconv_onnx.algebra.toom_cook import MOST_INPUTS, Matrix, toom_cook
 
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.rule import NoSite
-from advconv_onnx.rewriter.walk import only_reader, producer
+from advconv_onnx.rewriter.walk import maker, only_reader, producer
 
 ACTIVATIONS = frozenset(
     ("Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
@@ -26,6 +26,16 @@ def activated(root: ir.Node) -> tuple[ir.Node, ir.Node | None]:
     if reader is not None and reader.op_type in ACTIVATIONS and reader.graph is root.graph:
         raise NoSite
     return root, None
+
+
+def convolution_above(node: ir.Node) -> tuple[ir.Node, ir.Node | None]:
+    """The Conv that a node reads, and the activation between them, if any.
+
+    Raises:
+        NoSite: the node reads something else.
+    """
+    activation = maker(node.inputs[0], *ACTIVATIONS, graph=node.graph)
+    return producer((activation or node).inputs[0], "Conv", graph=node.graph), activation
 
 
 def activate(op: Builder, y: ir.Value, activation: ir.Node | None) -> ir.Value:

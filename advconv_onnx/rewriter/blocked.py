@@ -20,6 +20,9 @@ BLOCK = 8
 WIDEST_BLOCK = 16
 """Channels that fill blocks on every machine."""
 
+QUARTER = 4
+"""Channels of a depthwise convolution, and inputs of a dense one, are a multiple of this."""
+
 BLOCKED_RANK = 4
 """Only images of two axes are laid out in blocks."""
 
@@ -80,7 +83,7 @@ def _is_blocked_convolution(conv: ir.Node) -> bool:
     group = conv.attributes.get_int("group", 1)
     outputs, in_group = int(weight.shape[0]), int(weight.shape[1])
     if group == 1:
-        return in_group < BLOCK or in_group % 4 == 0
+        return in_group < BLOCK or in_group % QUARTER == 0
     if in_group == 1 and outputs == group:
-        return group % 4 == 0
+        return group % QUARTER == 0
     return in_group % BLOCK == 0 and (outputs // group) % BLOCK == 0

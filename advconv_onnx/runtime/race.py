@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -75,14 +75,11 @@ def race(
         memory_limit=memory_limit,
     ) as field:
         samples = _run_rounds(field, names, bar, time_limit, seed)
-    ratios = _ratios(names, samples, seed)
+    timed = [name for name in names[1:] if name not in field.failures]
     ms = float(np.median(samples[:, 0])) / 1e6
-    return {
-        name: Figure(None, ms, field.failures[name])
-        if name in field.failures
-        else Figure(ratios[name], ms)
-        for name in names[1:]
-    }
+    failed = {name: Figure(None, ms, why) for name, why in field.failures.items()}
+    ratios = _ratios(timed, names, samples, seed)
+    return failed | {name: Figure(ratio, ms) for name, ratio in ratios.items()}
 
 
 def _run_rounds(
@@ -97,8 +94,7 @@ def _run_rounds(
         if len(rows) == 1:
             continue
         few = len(rows) < _FEW_ROUNDS
-        ratios = _ratios(names, np.array(rows), seed)
-        rivals = {name: ratios[name] for name in field.running[1:]}
+        rivals = _ratios(field.running[1:], names, np.array(rows), seed)
         stay = _unbeaten(rivals, bar, _FAR if few else 1.0)
         field.running = [names[0], *stay]
         over = time.perf_counter() - start >= time_limit
@@ -117,9 +113,12 @@ def _is_narrow(ratio: Ratio) -> bool:
     return ratio.high - ratio.low <= _NARROW * ratio.median
 
 
-def _ratios(names: list[str], samples: Nanoseconds, seed: int) -> dict[str, Ratio]:
+def _ratios(
+    wanted: Sequence[str], names: list[str], samples: Nanoseconds, seed: int
+) -> dict[str, Ratio]:
+    """The baseline's latency over that of others, in the rounds that they took part in."""
+    columns = {name: samples[:, names.index(name)] for name in wanted}
     return {
         name: paired_ratio(samples[column > 0, 0], column[column > 0], seed)
-        for name, column in zip(names, samples.T, strict=True)
-        if column.any()
+        for name, column in columns.items()
     }

@@ -31,7 +31,7 @@ import onnx_ir as ir
 from advconv_onnx.algebra import axis as algebra
 from advconv_onnx.algebra.certificate import Certificate, certify
 from advconv_onnx.geometry import sample_size
-from advconv_onnx.rewriter.blocked import BLOCK, fills_blocks
+from advconv_onnx.rewriter.blocked import BLOCK, QUARTER, fills_blocks
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.constants import constant, rank_of
 from advconv_onnx.rewriter.forms.form import Form
@@ -45,9 +45,6 @@ _RANK = 3
 
 _NEW = 2
 """The axis that is added: before the pixels, which blocked kernels read by rows."""
-
-_QUARTER = 4
-"""More input channels than fit in a block are a multiple of this."""
 
 _UNARY = (
     "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Neg",
@@ -147,7 +144,7 @@ def _fits_blocks(node: ir.Node) -> bool:
     group = node.attributes.get_int("group", 1)
     outputs, inputs = map(int, weight.shape[:2])
     if group == 1:
-        return inputs < BLOCK or inputs % _QUARTER == 0
+        return inputs < BLOCK or inputs % QUARTER == 0
     return fills_blocks(inputs, outputs // group)
 
 

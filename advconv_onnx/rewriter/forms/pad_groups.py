@@ -25,15 +25,14 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from advconv_onnx.algebra.axis import AxisOperator, from_integers
+from advconv_onnx.algebra.axis import pairs
 from advconv_onnx.algebra.certificate import Certificate, certify
-from advconv_onnx.rewriter.activated import ACTIVATIONS, activate
+from advconv_onnx.rewriter.activated import activate, convolution_above
 from advconv_onnx.rewriter.blocked import BLOCKED_RANK, WIDEST_BLOCK, fills_blocks
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Array, Convolution
 from advconv_onnx.rewriter.forms.form import Form
 from advconv_onnx.rewriter.rule import NoSite, Refused, Site
-from advconv_onnx.rewriter.walk import maker, producer
 
 _MOST = 4
 """Times the multiplications, from which on blocks cannot make up for them."""
@@ -80,8 +79,8 @@ class _Widened:
         held = self.widen(old + 1)[self.places] - 1
         return certify(
             f"{name} channels: each in its group, zeros between",
-            _pairs(old, old * self.groups // len(old)),
-            _pairs(held, self.places // self.width),
+            pairs(old.tolist(), (old * self.groups // len(old)).tolist()),
+            pairs(held.tolist(), (self.places // self.width).tolist()),
         )
 
 
@@ -105,11 +104,11 @@ class PadGroups(Form[_Plan]):
     roots = frozenset(("Conv",))
 
     def find(self, root: ir.Node, opset: int) -> Site[_Plan]:
-        node, behind = _above(root)
+        node, behind = convolution_above(root)
         group = node.attributes.get_int("group", 1)
         if group == 1:
             raise NoSite
-        first, before = _above(node)
+        first, before = convolution_above(node)
         above, grouped, below = map(Convolution.of, (first, node, root))
         if above.group > 1 or below.group > 1:
             raise NoSite
@@ -137,19 +136,6 @@ class PadGroups(Form[_Plan]):
         y = grouped.rebuild(op, activate(op, y, plan.before), weight, outputs.widen(grouped.bias))
         weight = outputs.widen(below.weight, axis=1)
         return below.rebuild(op, activate(op, y, plan.behind), weight, below.bias)
-
-
-def _above(node: ir.Node) -> tuple[ir.Node, ir.Node | None]:
-    """The convolution that a node reads, and the activation between them, if any."""
-    activation = maker(node.inputs[0], *ACTIVATIONS, graph=node.graph)
-    return producer((activation or node).inputs[0], "Conv", graph=node.graph), activation
-
-
-def _pairs(channels: Array, groups: Array) -> AxisOperator:
-    """A channel and a group for each channel."""
-    count = len(channels)
-    rows = [{int(c): 1, count + int(g): 1} for c, g in zip(channels, groups, strict=True)]
-    return from_integers(2 * count, 1, [rows])
 
 
 FORMS = (PadGroups(),)

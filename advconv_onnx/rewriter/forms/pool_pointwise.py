@@ -39,16 +39,16 @@ from advconv_onnx.algebra import axis as algebra
 from advconv_onnx.algebra.axis import AxisOperator
 from advconv_onnx.algebra.certificate import Certificate, certify, certify_all_sizes
 from advconv_onnx.algebra.factor import Factorization
-from advconv_onnx.errors import InputError
-from advconv_onnx.geometry import RESIZES, resize_scales
+from advconv_onnx.geometry import RESIZES
 from advconv_onnx.rewriter.averaging import Averaging, certify_constant, combined
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.forms.form import Form
 from advconv_onnx.rewriter.layer_site import operator_of
 from advconv_onnx.rewriter.layout import sizes_of
+from advconv_onnx.rewriter.resizing import check_sizes, spatial_scales
 from advconv_onnx.rewriter.rule import NoSite, Refused, Site
-from advconv_onnx.rewriter.walk import input_of, producer
+from advconv_onnx.rewriter.walk import producer
 
 _CUBIC = 4
 """Pixels from an end beyond which no interpolation feels it."""
@@ -266,23 +266,11 @@ def _pointwise(node: ir.Node) -> Convolution:
 
 def _resize_factors(resize: ir.Node, sizes: tuple[int | None, ...]) -> tuple[Fraction, ...]:
     """The factor by which each spatial axis shrinks."""
-    if input_of(resize, 3) is not None:
-        raise Refused("the Resize is given sizes, the channels among them")
-    try:
-        scales = resize_scales(resize)[2:]
-    except InputError as error:
-        raise Refused(str(error)) from error
-    known = [scale for scale in scales if scale is not None]
-    if len(known) < len(sizes) or not known:
-        raise Refused("the scales of the Resize are not all known")
-    if math.prod(known) >= 1:
+    scales = spatial_scales(resize, len(sizes))
+    if math.prod(scales) >= 1:
         raise NoSite
-    aligned = resize.attributes.get_string("coordinate_transformation_mode", "") == "align_corners"
-    for axis, (scale, size) in enumerate(zip(known, sizes, strict=True)):
-        if size is None and (aligned or scale.denominator > _LONGEST_PERIOD):
-            raise Refused("what the Resize weighs depends on a size that is dynamic")
-        operator_of((resize,), axis, size or scale.denominator)
-    return tuple(1 / scale for scale in known)
+    check_sizes(resize, scales, sizes, _LONGEST_PERIOD)
+    return tuple(1 / scale for scale in scales)
 
 
 FORMS = (PoolPointwise(), PointwisePool(), PointwisePoolDepthwise())

@@ -24,14 +24,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from advconv_onnx.rewriter.blocked import BLOCKED_RANK, fills_blocks
+from advconv_onnx.rewriter.blocked import BLOCKED_RANK, QUARTER, fills_blocks
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Convolution
 from advconv_onnx.rewriter.forms.form import Form
 from advconv_onnx.rewriter.rule import NoSite, Refused, Site
-
-_QUARTER = 4
-"""Input channels of a dense convolution in blocks are a multiple of this."""
 
 _MOST = 8
 """Groups, from which on the parts are too many."""
@@ -55,7 +52,7 @@ class SplitGroups(Form[Convolution]):
             raise Refused("only images of two axes are laid out in blocks")
         if fills_blocks(inputs, outputs):
             raise Refused("its groups are laid out in blocks already")
-        if inputs % _QUARTER:
+        if inputs % QUARTER:
             raise Refused(f"{inputs} input channels are not laid out in blocks")
         if group > _MOST or math.prod(convolution.kernel) == 1:
             raise Refused("so many groups, or of one tap, take less time than to split them")

@@ -29,18 +29,14 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from advconv_onnx.algebra.axis import AxisOperator, from_integers
+from advconv_onnx.algebra.axis import pairs
 from advconv_onnx.algebra.certificate import Certificate, certify
-from advconv_onnx.rewriter.activated import ACTIVATIONS, activate
-from advconv_onnx.rewriter.blocked import BLOCKED_RANK
+from advconv_onnx.rewriter.activated import activate, convolution_above
+from advconv_onnx.rewriter.blocked import BLOCKED_RANK, QUARTER
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.convolution import Array, Convolution
 from advconv_onnx.rewriter.forms.form import Form
 from advconv_onnx.rewriter.rule import NoSite, Refused, Site
-from advconv_onnx.rewriter.walk import maker, producer
-
-_QUARTER = 4
-"""A depthwise convolution is laid out in blocks if its channels are a multiple of this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +93,7 @@ class SplitMultiplier(Form[_Plan]):
         channels = depthwise.out_channels if self._repeats else depthwise.in_channels
         if depthwise.rank != BLOCKED_RANK:
             raise Refused("only images of two axes are laid out in blocks")
-        if channels % _QUARTER:
+        if channels % QUARTER:
             raise Refused(f"{channels} channels are not laid out in blocks")
         dense = Convolution.of(root) if self._permutes else None
         return Site(nodes, _Plan(depthwise, *orders, nodes[1] if nodes[2:] else None, dense))
@@ -106,8 +102,8 @@ class SplitMultiplier(Form[_Plan]):
         outputs = np.arange(plan.depthwise.out_channels)
         yield certify(
             f"channels: {plan.multiplier} outputs of each, in another order",
-            _pairs(outputs // plan.multiplier, outputs),
-            _pairs(plan.reads[plan.places], plan.filters[plan.places]),
+            pairs((outputs // plan.multiplier).tolist(), outputs.tolist()),
+            pairs(plan.reads[plan.places].tolist(), plan.filters[plan.places].tolist()),
         )
 
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
@@ -139,8 +135,7 @@ def _down_to(dense: ir.Node) -> tuple[ir.Node, ...]:
     """A depthwise convolution, perhaps an activation, and the dense convolution."""
     if dense.attributes.get_int("group", 1) > 1:
         raise NoSite
-    activation = maker(dense.inputs[0], *ACTIVATIONS, graph=dense.graph)
-    above = producer((activation or dense).inputs[0], "Conv", graph=dense.graph)
+    above, activation = convolution_above(dense)
     return (above, dense) if activation is None else (above, activation, dense)
 
 
@@ -162,13 +157,6 @@ def _orders(depthwise: Convolution, *, by_channel: bool) -> tuple[Array, Array]:
     order = filters if by_channel else filters.T
     reads = np.broadcast_to(np.arange(channels)[:, None], filters.shape)
     return order.reshape(-1), (reads if by_channel else reads.T).reshape(-1)
-
-
-def _pairs(channels: Array, filters: Array) -> AxisOperator:
-    """What each output reads: an input channel and a filter."""
-    count = len(filters)
-    rows = [{int(c): 1, count + int(f): 1} for c, f in zip(channels, filters, strict=True)]
-    return from_integers(2 * count, 1, [rows])
 
 
 FORMS = tuple(

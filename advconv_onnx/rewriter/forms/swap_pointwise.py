@@ -14,6 +14,7 @@ unknown, given as sizes (which name the channels), or depend on a dynamic size.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 
@@ -22,13 +23,12 @@ import onnx_ir as ir
 from advconv_onnx.algebra import axis as algebra
 from advconv_onnx.algebra.axis import AxisOperator
 from advconv_onnx.algebra.certificate import Certificate, certify, certify_all_sizes
-from advconv_onnx.errors import InputError
-from advconv_onnx.geometry import resize_scales
+from advconv_onnx.rewriter.averaging import certify_constant
 from advconv_onnx.rewriter.builder import Builder
 from advconv_onnx.rewriter.forms.form import Form
 from advconv_onnx.rewriter.layer_site import LayerSite, operator_of
+from advconv_onnx.rewriter.resizing import check_sizes, spatial_scales
 from advconv_onnx.rewriter.rule import NoSite, Refused, Site
-from advconv_onnx.rewriter.walk import input_of
 
 _REACH = 4
 """Pixels from an end beyond which no interpolation feels it."""
@@ -61,10 +61,9 @@ class SwapPointwise(Form[_Plan]):
     def certify(self, plan: _Plan) -> Iterable[Certificate]:
         for axis, size in enumerate(plan.layer.sizes):
             yield _certify_order(plan, axis, size)
-            for n in (size,) if size else range(1, 2 * _REACH + 4):
-                resize = operator_of((plan.resize,), axis, n)
-                flat = f"axis {axis}: a constant through the Resize, {n} pixels"
-                yield certify(flat, _constant(resize.outputs), resize.after(_constant(n)))
+            resize = functools.partial(operator_of, (plan.resize,), axis)
+            sizes = (size,) if size else range(1, 2 * _REACH + 4)
+            yield certify_constant(f"axis {axis}: a constant through the Resize", resize, sizes)
 
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
         convolution, resize = plan.layer.convolution, plan.resize
@@ -75,22 +74,10 @@ class SwapPointwise(Form[_Plan]):
 
 
 def _check_scales(layer: LayerSite, resize: ir.Node) -> None:
-    if input_of(resize, 3) is not None:
-        raise Refused("the Resize is given sizes, the channels among them")
-    try:
-        scales = resize_scales(resize)[2:]
-    except InputError as error:
-        raise Refused(str(error)) from error
-    known = [scale for scale in scales if scale is not None]
-    if len(known) < len(layer.sizes) or not known:
-        raise Refused("the scales of the Resize are not all known")
-    if math.prod(known) <= 1:
+    scales = spatial_scales(resize, len(layer.sizes))
+    if math.prod(scales) <= 1:
         raise Refused("the Resize does not enlarge")
-    aligned = resize.attributes.get_string("coordinate_transformation_mode", "") == "align_corners"
-    for axis, (scale, size) in enumerate(zip(known, layer.sizes, strict=True)):
-        if size is None and (aligned or scale.denominator != 1):
-            raise Refused("what the Resize weighs depends on a size that is dynamic")
-        operator_of((resize,), axis, size or 1)
+    check_sizes(resize, scales, layer.sizes, longest_period=1)
 
 
 def _certify_order(plan: _Plan, axis: int, size: int | None) -> Certificate:
@@ -105,11 +92,6 @@ def _certify_order(plan: _Plan, axis: int, size: int | None) -> Certificate:
     if size:
         return certify(identity, want(size), got(size))
     return certify_all_sizes(identity, want, got, period=1, reach=_REACH)
-
-
-def _constant(size: int) -> AxisOperator:
-    """One number, repeated."""
-    return algebra.resize(1, size, scale=size)
 
 
 FORMS = (SwapPointwise(),)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume
 from hypothesis import strategies as st
 
 from advconv_onnx.algebra.axis import AxisOperator
@@ -22,17 +22,11 @@ from advconv_onnx.rewriter.layer_site import LayerSite
 from advconv_onnx.rewriter.proposal import Proposal, propose
 from tests.parsing import normal, parse
 from tests.rewriter.forms.comparing import gap_after
+from tests.rewriter.forms.sweeping import sweep
 
 ROUNDING = 1e-5
 """Of the largest output: what new weights lose when they are rounded to float32."""
 
-SHORT = settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
-LONG = settings(SHORT, max_examples=400)
 
 ALIGNED = 'mode = "linear", coordinate_transformation_mode = "align_corners"'
 
@@ -99,17 +93,16 @@ def layers(draw: st.DrawFn) -> ir.Model:
     )
 
 
-@SHORT
-@given(layers())
-def test_layers(model: ir.Model) -> None:
-    check(model)
-
-
-@pytest.mark.long
-@LONG
-@given(layers())
-def test_many_layers(model: ir.Model) -> None:
-    check(model)
+test_layers, test_many_layers = sweep(
+    check,
+    layers(),
+    25,
+    400,
+    allow=(
+        HealthCheck.too_slow,
+        HealthCheck.filter_too_much,
+    ),
+)
 
 
 LARGE = layer(ALIGNED, "pads = [1, 1, 1, 1]", (3, 16, 3, 3), (2, 16, 36, 5))

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume
 from hypothesis import strategies as st
 
 from advconv_onnx.optimizer.contest import find_choices
@@ -21,14 +21,11 @@ from advconv_onnx.rewriter.proposal import Proposal, Refusal, names_in, propose
 from advconv_onnx.rewriter.rule import Site
 from tests.parsing import normal, parse
 from tests.rewriter.forms.comparing import gap_after
+from tests.rewriter.forms.sweeping import sweep
 
 ROUNDING = 1e-5
 """Of the largest output: what new weights lose when they are rounded to float32."""
 
-SHORT = settings(
-    max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
-LONG = settings(SHORT, max_examples=200)
 
 RARE = ("multiplications", "no output", "nothing but padding")
 """Parts of reasons for which layers as they are drawn here may be refused."""
@@ -115,17 +112,7 @@ def networks(draw: st.DrawFn) -> ir.Model:
     )
 
 
-@SHORT
-@given(networks())
-def test_networks(model: ir.Model) -> None:
-    check(model)
-
-
-@pytest.mark.long
-@LONG
-@given(networks())
-def test_many_networks(model: ir.Model) -> None:
-    check(model)
+test_networks, test_many_networks = sweep(check, networks(), 10, 200, allow=(HealthCheck.too_slow,))
 
 
 def test_phases_are_sites_of_their_own() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advconv_onnx.optimizer.contest import find_choices
@@ -17,9 +16,7 @@ from advconv_onnx.rewriter.forms.lift_conv1d import FORMS
 from advconv_onnx.rewriter.proposal import Proposal, Refusal, propose
 from tests.parsing import normal, parse
 from tests.rewriter.forms.comparing import gap_after
-
-SHORT = settings(max_examples=30, deadline=None, derandomize=True)
-LONG = settings(SHORT, max_examples=600)
+from tests.rewriter.forms.sweeping import sweep
 
 (FORM,) = FORMS
 PADDED = "Conv <pads = [1, 1]>"
@@ -92,17 +89,7 @@ def check(data: st.DataObject) -> None:
     assert gap is None or gap <= 1e-12
 
 
-@given(st.data())
-@SHORT
-def test_certified_and_equal(data: st.DataObject) -> None:
-    check(data)
-
-
-@pytest.mark.long
-@given(st.data())
-@LONG
-def test_certified_and_equal_long(data: st.DataObject) -> None:
-    check(data)
+test_certified_and_equal, test_certified_and_equal_long = sweep(check, st.data(), 30, 600)
 
 
 def test_a_map_smaller_than_the_kernel_is_compared() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advconv_onnx.optimizer.prove import Disproved, Prover
@@ -17,9 +16,7 @@ from advconv_onnx.rewriter.forms.pad_groups import FORMS, PadGroups
 from advconv_onnx.rewriter.proposal import Proposal, Refusal, propose
 from tests.parsing import normal, parse
 from tests.rewriter.forms.comparing import gap_after
-
-SHORT = settings(max_examples=20, deadline=None, derandomize=True)
-LONG = settings(SHORT, max_examples=300)
+from tests.rewriter.forms.sweeping import sweep
 
 (FORM,) = FORMS
 
@@ -74,17 +71,7 @@ def check(data: st.DataObject) -> None:
     assert gap <= 1e-12
 
 
-@given(st.data())
-@SHORT
-def test_certified_and_equal(data: st.DataObject) -> None:
-    check(data)
-
-
-@pytest.mark.long
-@given(st.data())
-@LONG
-def test_certified_and_equal_long(data: st.DataObject) -> None:
-    check(data)
+test_certified_and_equal, test_certified_and_equal_long = sweep(check, st.data(), 20, 300)
 
 
 def test_groups_fill_blocks() -> None:

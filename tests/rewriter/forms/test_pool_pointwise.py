@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advconv_onnx.algebra.certificate import NotEqual
@@ -25,9 +24,7 @@ from advconv_onnx.rewriter.forms.pool_pointwise import (
 from advconv_onnx.rewriter.proposal import Proposal, propose
 from tests.parsing import normal, parse
 from tests.rewriter.forms.comparing import gap_after
-
-SHORT = settings(max_examples=25, deadline=None, derandomize=True)
-LONG = settings(SHORT, max_examples=400)
+from tests.rewriter.forms.sweeping import sweep
 
 FORWARD, BEHIND, DEPTHWISE = FORMS
 
@@ -116,17 +113,7 @@ def check_all(data: st.DataObject) -> None:
         check(DEPTHWISE, network(pool, sizes, behind=True, **options))
 
 
-@given(st.data())
-@SHORT
-def test_certified_and_equal(data: st.DataObject) -> None:
-    check_all(data)
-
-
-@pytest.mark.long
-@given(st.data())
-@LONG
-def test_certified_and_equal_long(data: st.DataObject) -> None:
-    check_all(data)
+test_certified_and_equal, test_certified_and_equal_long = sweep(check_all, st.data(), 25, 400)
 
 
 HALF = "AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (%s)"

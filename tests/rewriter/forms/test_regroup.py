@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from advconv_onnx.optimizer.prove import Disproved, Prover
@@ -18,9 +18,7 @@ from advconv_onnx.rewriter.forms.regroup import FORMS, Regroup
 from advconv_onnx.rewriter.proposal import Proposal, names_in, propose
 from advconv_onnx.runtime.probe import difference
 from tests.parsing import normal, parse
-
-SHORT = settings(max_examples=40, deadline=None, derandomize=True)
-LONG = settings(SHORT, max_examples=800)
+from tests.rewriter.forms.sweeping import sweep
 
 
 def layer(group: int, inputs: int, outputs: int, kernel: tuple[int, ...], conv: str = "") -> Any:
@@ -89,17 +87,7 @@ def check(data: st.DataObject) -> None:
         assert found[0] <= 1e-12 * found[1] * math.sqrt(inputs)
 
 
-@given(st.data())
-@SHORT
-def test_equal(data: st.DataObject) -> None:
-    check(data)
-
-
-@pytest.mark.long
-@given(st.data())
-@LONG
-def test_equal_long(data: st.DataObject) -> None:
-    check(data)
+test_equal, test_equal_long = sweep(check, st.data(), 40, 800)
 
 
 class GroupsSwapped(Regroup):

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume
 from hypothesis import strategies as st
 
 from advconv_onnx.optimizer.prove import Disproved, Prover
@@ -22,14 +22,11 @@ from advconv_onnx.rewriter.proposal import Proposal, names_in, propose
 from advconv_onnx.rewriter.rule import Site
 from tests.parsing import normal, parse
 from tests.rewriter.forms.comparing import gap_after
+from tests.rewriter.forms.sweeping import sweep
 
 ROUNDING = 1e-12
 """Of the largest output: sums in another order, of the same weights."""
 
-SHORT = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
-LONG = settings(SHORT, max_examples=600)
 
 PLAIN, POOLED = FORMS
 
@@ -102,17 +99,7 @@ def networks(draw: st.DrawFn) -> ir.Model:
     return network(operands, conv, kernel)
 
 
-@SHORT
-@given(networks())
-def test_networks(model: ir.Model) -> None:
-    check(model)
-
-
-@pytest.mark.long
-@LONG
-@given(networks())
-def test_many_networks(model: ir.Model) -> None:
-    check(model)
+test_networks, test_many_networks = sweep(check, networks(), 25, 600, allow=(HealthCheck.too_slow,))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=[form.name for form in FORMS])

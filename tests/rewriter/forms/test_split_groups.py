@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advconv_onnx.optimizer.prove import Disproved, Prover
@@ -20,9 +19,7 @@ from advconv_onnx.rewriter.forms.split_groups import FORMS, SplitGroups
 from advconv_onnx.rewriter.proposal import Proposal, propose
 from tests.parsing import normal, parse
 from tests.rewriter.forms.comparing import gap_after
-
-SHORT = settings(max_examples=30, deadline=None, derandomize=True)
-LONG = settings(SHORT, max_examples=600)
+from tests.rewriter.forms.sweeping import sweep
 
 (FORM,) = FORMS
 
@@ -72,17 +69,7 @@ def check(data: st.DataObject) -> None:
     assert gap <= 1e-12
 
 
-@given(st.data())
-@SHORT
-def test_equal(data: st.DataObject) -> None:
-    check(data)
-
-
-@pytest.mark.long
-@given(st.data())
-@LONG
-def test_equal_long(data: st.DataObject) -> None:
-    check(data)
+test_equal, test_equal_long = sweep(check, st.data(), 30, 600)
 
 
 @pytest.mark.parametrize(("opset", "inputs"), [(11, 1), (13, 2)])

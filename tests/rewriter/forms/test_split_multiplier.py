@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advconv_onnx.optimizer.prove import Disproved, Prover
@@ -19,9 +18,7 @@ from advconv_onnx.rewriter.forms.split_multiplier import FORMS, SplitMultiplier
 from advconv_onnx.rewriter.proposal import Proposal, Refusal, propose
 from tests.parsing import normal, parse
 from tests.rewriter.forms.comparing import gap_after
-
-SHORT = settings(max_examples=30, deadline=None, derandomize=True)
-LONG = settings(SHORT, max_examples=600)
+from tests.rewriter.forms.sweeping import sweep
 
 FORM = {form.name: form for form in FORMS}
 ACTIVATED = "a = HardSwish (y) z = Conv <pads = [0, 1, 1, 0]> (a, v, d)"
@@ -76,17 +73,7 @@ def check(data: st.DataObject) -> None:
             assert gap is None or gap <= 1e-12
 
 
-@given(st.data())
-@SHORT
-def test_certified_and_equal(data: st.DataObject) -> None:
-    check(data)
-
-
-@pytest.mark.long
-@given(st.data())
-@LONG
-def test_certified_and_equal_long(data: st.DataObject) -> None:
-    check(data)
+test_certified_and_equal, test_certified_and_equal_long = sweep(check, st.data(), 30, 600)
 
 
 def test_maps_smaller_than_the_kernel_are_compared() -> None:

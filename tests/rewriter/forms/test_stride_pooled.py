@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from advconv_onnx.algebra.certificate import NotEqual
@@ -19,9 +19,7 @@ from advconv_onnx.rewriter.forms.stride_pooled import FORMS, StridePooled
 from advconv_onnx.rewriter.proposal import Proposal, Refusal, propose
 from tests.parsing import normal, parse
 from tests.rewriter.forms.comparing import gap_after
-
-SHORT = settings(max_examples=40, deadline=None, derandomize=True)
-LONG = settings(SHORT, max_examples=600)
+from tests.rewriter.forms.sweeping import sweep
 
 (FORM,) = FORMS
 
@@ -82,17 +80,7 @@ def check(data: st.DataObject) -> None:
     assert gap <= ROUNDING
 
 
-@given(st.data())
-@SHORT
-def test_certified_and_equal(data: st.DataObject) -> None:
-    check(data)
-
-
-@pytest.mark.long
-@given(st.data())
-@LONG
-def test_certified_and_equal_long(data: st.DataObject) -> None:
-    check(data)
+test_certified_and_equal, test_certified_and_equal_long = sweep(check, st.data(), 40, 600)
 
 
 @pytest.mark.parametrize("kernel", [(3, 1), (4, 5)])

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advconv_onnx.algebra.certificate import NotEqual
@@ -18,9 +17,7 @@ from advconv_onnx.rewriter.forms.swap_pointwise import FORMS, SwapPointwise
 from advconv_onnx.rewriter.proposal import Proposal, names_in, propose
 from advconv_onnx.runtime.probe import difference
 from tests.parsing import normal, parse
-
-SHORT = settings(max_examples=15, deadline=None, derandomize=True)
-LONG = settings(SHORT, max_examples=200)
+from tests.rewriter.forms.sweeping import sweep
 
 (FORM,) = FORMS
 
@@ -75,17 +72,7 @@ def check(data: st.DataObject) -> None:
     assert gap(FORM, model, normal(batch, 4, *sizes)) <= 1e-12
 
 
-@given(st.data())
-@SHORT
-def test_certified_and_equal(data: st.DataObject) -> None:
-    check(data)
-
-
-@pytest.mark.long
-@given(st.data())
-@LONG
-def test_certified_and_equal_long(data: st.DataObject) -> None:
-    check(data)
+test_certified_and_equal, test_certified_and_equal_long = sweep(check, st.data(), 15, 200)
 
 
 def test_a_bias_does_not_pass_weights_that_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
