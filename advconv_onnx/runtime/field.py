@@ -104,5 +104,4 @@ class Field:
         if name in self._baselines:
             raise CheckError(f"cannot time {self._baselines[0]!r}: {error}") from error
         self.running = [other for other in self.running if other != name]
-        self._workers[name].close()
         self.failures[name] = str(error)

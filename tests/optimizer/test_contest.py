@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -16,6 +17,7 @@ from advconv_onnx.optimizer.contest import (
     apply,
     find_choices,
     site_contests,
+    without_computing,
 )
 from advconv_onnx.optimizer.prove import Prover
 from advconv_onnx.rewriter.forms.form import Form
@@ -112,3 +114,16 @@ def test_a_place_without_a_variant_stays_without_its_followers() -> None:
     bare = dataclasses.replace(contest, sites=(contest.variants, {}))
     deeper = bare.with_forms_after("split_concat", (Next(0, ROWS[1], "proved"),))
     assert [len(site) for site in deeper.sites] == [2, 0]
+
+
+def test_weights_that_are_only_timed_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(f"z = {_CONV} (x, w)")
+    [contest] = site_contests(model, choices(model, ROWS[1]))
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("computed")
+
+    monkeypatch.setattr(np, "einsum", refuse)
+    variant = without_computing(contest.model("winograd_rows_4"))
+    shapes = [value.const_value.numpy().shape for value in variant.graph.initializers.values()]
+    assert (48, 8, 1, 3) in shapes

@@ -186,3 +186,16 @@ def test_the_opset_is_not_raised_for_nothing(
     assert files.opset(candidate.model) == 12
     assert "raise_opset" not in by_rule(candidate)
     assert by_rule(candidate)["fold_batchnorm"] == "applied"
+
+
+def test_the_original_is_run_in_float64_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    own = module.gather
+    monkeypatch.setattr(module, "gather", lambda *a, **k: calls.append(a) or own(*a, **k))
+    run = rewriting(paddle_block(tmp_path / "m.onnx"))
+    first, second = run.candidate(), run.candidate(["fold_affine"])
+    assert first.validation.passed
+    assert second.validation.passed
+    assert len(calls) == 1

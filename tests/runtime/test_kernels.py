@@ -121,3 +121,11 @@ def test_pool_max_takes_integers():
         [-8, -6, -5],
         [-4, -2, -1],
     ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("group", [1, 4])
+def test_an_image_smaller_than_the_kernel_gives_an_empty_one(size, group):
+    window = Window((7, 2), (2, 3), (1, 1), (0, 0), (0, 0))
+    y = convolve(normal(2, 4, size, 6), normal(4, 4 // group, 7, 2), None, window, group)
+    assert y.shape == (2, 4, 0, 2)
