@@ -251,18 +251,6 @@ def timing_twin(model: ir.Model, inputs: Mapping[str, np.ndarray]) -> ir.Model:
     return twin
 
 
-def without_computing(model: ir.Model) -> ir.Model:
-    """The model itself, with any numbers in place of weights that were not computed yet.
-
-    How fast a form is does not depend on them, and most forms are only timed.
-    """
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.LazyTensor):
-            dtype, shape = value.const_value.dtype.numpy(), value.const_value.shape.numpy()
-            value.const_value = ir.tensor(np.full(shape, 0.01, dtype), name=value.name)
-    return model
-
-
 def _draw(value: ir.Value, rng: np.random.Generator) -> np.ndarray:
     assert value.shape is not None
     assert value.dtype is not None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from advconv_onnx import model as files
+from advconv_onnx.optimizer.cache import Cache
 from advconv_onnx.optimizer.options import Options
 from advconv_onnx.optimizer.rewriting import Candidate, Rewriting
 from advconv_onnx.optimizer.search import Search
 from advconv_onnx.records import Figure, Measurement, Rewrite, Status
+from advconv_onnx.runtime.inputs import spell_shapes
 from advconv_onnx.runtime.race import race
 from advconv_onnx.runtime.timing import measure
 
@@ -30,16 +33,20 @@ class Trial:
 
     Attributes:
         baseline: the original model file.
+        data: files that hold weights of the original.
         inputs: one inference's arrays by name.
         deadline: on ``time.monotonic``'s clock, after which nothing further is tried.
         folder: where candidates are written for their processes to read.
+        cache: of races that were run before between the same files.
     """
 
     baseline: Path
+    data: Collection[Path]
     inputs: Mapping[str, np.ndarray]
     options: Options
     deadline: float
     folder: Path
+    cache: Cache
 
     def measure(self, candidate: Candidate, seed: int) -> Measurement:
         """Time a candidate against the original, each in fresh processes, for people to read."""
@@ -58,21 +65,42 @@ class Trial:
             candidates: by name.
             baseline: the original by default.
         """
-        paths = {"baseline": self.baseline}
-        if baseline is not None:
-            paths = {"baseline": self.folder / "baseline.onnx"}
-            files.save(baseline.model, paths["baseline"])
+        written = dict(self._write(candidates, baseline))
+        keys = {name: self._key(parts) for name, parts in written.items()}
+        kept = {name: self.cache.get(keys["baseline"], keys[name]) for name in candidates}
+        figures = {name: figure for name, figure in kept.items() if figure is not None}
+        paths = {name: parts[0] for name, parts in written.items() if name not in figures}
+        if len(paths) > 1:
+            seconds = self._seconds
+            timed = race(
+                paths,
+                self.inputs,
+                bar=1.0,
+                seed=self.options.seed,
+                time_limit=seconds,
+                **self.options.timing,
+            )
+            figures |= timed
+            if seconds == _SECONDS:  # A figure taken in a hurry would be kept for later runs.
+                for name, figure in timed.items():
+                    self.cache.put(keys["baseline"], keys[name], figure)
+        return figures
+
+    def _write(
+        self, candidates: Mapping[str, Candidate], baseline: Candidate | None
+    ) -> Iterator[tuple[str, tuple[Path, ...]]]:
+        """The files of each model, "baseline" first."""
+        if baseline is None:
+            yield "baseline", (self.baseline, *sorted(self.data))
+        else:
+            yield "baseline", files.save(baseline.model, self.folder / "baseline.onnx")
         for index, (name, candidate) in enumerate(candidates.items()):
-            paths[name] = self.folder / f"candidate_{index}.onnx"
-            files.save(candidate.model, paths[name])
-        return race(
-            paths,
-            self.inputs,
-            bar=1.0,
-            seed=self.options.seed,
-            time_limit=self._seconds,
-            **self.options.timing,
-        )
+            yield name, files.save(candidate.model, self.folder / f"candidate_{index}.onnx")
+
+    def _key(self, parts: Iterable[Path]) -> str:
+        """Of a model in the cache: equal for equal files and sizes of inputs."""
+        content = " ".join([spell_shapes(self.inputs), *map(files.sha256, parts)])
+        return f"whole model {hashlib.sha256(content.encode()).hexdigest()}"
 
     @property
     def _seconds(self) -> float:

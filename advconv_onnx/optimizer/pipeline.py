@@ -96,7 +96,8 @@ def _search(
         inputs = largest_sample(
             original, seed=options.seed, threads=options.threads, data=options.data
         ).inputs
-        trial = Trial(baseline, inputs, options, deadline, Path(folder))
+        data = files.data_files(original)
+        trial = Trial(baseline, data, inputs, options, deadline, Path(folder), cache)
         fused = keep_fusions(trial, rewriting, announce)
         room = rewriting.room(fused.model)
         # The rest of the time is for measuring the whole.

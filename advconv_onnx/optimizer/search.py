@@ -25,18 +25,19 @@ from advconv_onnx.optimizer.contest import (
     find_choices,
     site_contests,
     timing_twin,
-    without_computing,
 )
 from advconv_onnx.optimizer.options import Options
 from advconv_onnx.optimizer.prove import Prover
 from advconv_onnx.optimizer.roofline import least_ms
+from advconv_onnx.optimizer.stand_in import write_stand_in
 from advconv_onnx.optimizer.window import surroundings
 from advconv_onnx.records import Figure, Rewrite, Status
 from advconv_onnx.rewriter.cut import cut
 from advconv_onnx.rewriter.forms import all_forms
 from advconv_onnx.rewriter.proposal import Proposal
 from advconv_onnx.rewriter.simplify import clean
-from advconv_onnx.runtime.peak import best_ms, peak
+from advconv_onnx.runtime.estimate import estimate_ms
+from advconv_onnx.runtime.peak import peak
 from advconv_onnx.runtime.pool import Pool
 from advconv_onnx.runtime.race import race
 from advconv_onnx.runtime.validate import validate
@@ -121,7 +122,8 @@ class Search:
 
     def run(self) -> None:
         """Time the forms of all sites, then those of neighbouring sites together."""
-        with self._pool:
+        with self._pool, tempfile.TemporaryDirectory(prefix="advconv-") as folder:
+            self._folder = Path(folder)
             self._run()
 
     def _run(self) -> None:
@@ -216,17 +218,17 @@ class Search:
             # A figure taken in a hurry would be kept for later runs.
             return figures, "there was no time left to time it"
         inputs = contest.inputs(self._options.seed)
+        window = write_stand_in(contest.window, self._folder / "window.onnx")
         try:
-            baseline = self._best_ms(contest.window, inputs)
+            baseline = self._estimate_ms(window, inputs)
             share = baseline * len(contest.sites) / self._whole_ms
             if share < _LEAST_SHARE:
                 return (
                     figures,
                     f"sites of its kind take {share:.1%} of the time, too little to gain",
                 )
-            with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
-                paths, hopeless = self._write(contest, names, baseline, Path(folder))
-                timed = self._time(paths, inputs) if len(paths) > 1 else {}
+            paths, hopeless = self._write(contest, names, baseline)
+            timed = self._time({"": window, **paths}, inputs) if paths else {}
         except CheckError as error:
             return figures, f"its surroundings do not run alone: {error}"
         for name, figure in timed.items():
@@ -235,10 +237,11 @@ class Search:
 
     @functools.cached_property
     def _whole_ms(self) -> float:
-        return self._best_ms(self._twin, self._inputs)
+        twin = write_stand_in(self._twin, self._folder / "twin.onnx")
+        return self._estimate_ms(twin, self._inputs)
 
-    def _best_ms(self, model: ir.Model, inputs: Mapping[str, np.ndarray]) -> float:
-        return best_ms(model, inputs, self._options.provider, self._options.threads)
+    def _estimate_ms(self, model: Path, inputs: Mapping[str, np.ndarray]) -> float:
+        return estimate_ms(model, inputs, pool=self._pool, **self._options.timing)
 
     def _time(
         self, paths: Mapping[str, Path], inputs: Mapping[str, np.ndarray]
@@ -255,15 +258,15 @@ class Search:
         )
 
     def _write(
-        self, contest: Contest, names: list[str], baseline: float, folder: Path
+        self, contest: Contest, names: list[str], baseline: float
     ) -> tuple[dict[str, Path], dict[str, Figure]]:
-        """Write the window as it is ("") and its variants, for processes to load.
+        """Write variants of a window for processes to load.
 
         Returns:
             The files, and a figure for each variant that is not worth one.
         """
-        paths, hopeless = {"": folder / "window.onnx"}, {}
-        files.save(contest.window, paths[""])
+        paths: dict[str, Path] = {}
+        hopeless: dict[str, Figure] = {}
         best = peak(self._options.provider, self._options.threads)
         # Where the window beats the roofline, the rates were taken in a bad moment.
         spent = max(baseline, least_ms(contest.window, best))
@@ -278,8 +281,7 @@ class Search:
                 reason = f"takes at least {least:.2f} ms, the site as it is {spent:.2f} ms"
                 hopeless[name] = Figure(None, baseline, reason)
                 continue
-            paths[name] = folder / f"variant_{index}.onnx"
-            files.save(without_computing(model), paths[name])
+            paths[name] = write_stand_in(model, self._folder / f"variant_{index}.onnx")
         return paths, hopeless
 
     def _neighbours(self) -> Iterator[tuple[Win, Win]]:

@@ -11,6 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from advconv_onnx import model as files
+from advconv_onnx.optimizer import decide
+from advconv_onnx.optimizer.cache import Cache
 from advconv_onnx.optimizer.decide import Trial, keep_forms, keep_fusions
 from advconv_onnx.optimizer.options import Options
 from advconv_onnx.optimizer.rewriting import Candidate, Rewriting
@@ -47,7 +49,7 @@ class Told(Trial):
 def trial(tmp_path: Path, costs: dict[str, float], deadline: float = float("inf")) -> Told:
     baseline = tmp_path / "m.onnx"
     inputs = {"x": np.zeros((1, 3, 8, 8), np.float32)}
-    return Told(baseline, inputs, Options(), deadline, tmp_path, costs)
+    return Told(baseline, (), inputs, Options(), deadline, tmp_path, Cache("here"), costs)
 
 
 def test_a_faster_candidate_is_kept(tmp_path: Path, rewriting: Rewriting) -> None:
@@ -146,3 +148,42 @@ def test_forms_that_gain_less_than_promised_but_something_stay(tmp_path: Path) -
 def test_without_a_gain_the_fused_model_stays(tmp_path: Path) -> None:
     kept, _ = keep(tmp_path, {"Abs": 1.0, "Exp": 1.0}, Abs=1.0, Exp=1.0)
     assert not {"Abs", "Exp"} & set(operators(kept.model))
+
+
+@pytest.fixture
+def raced(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Who was in each race; all win, and nothing is kept beyond the test."""
+    monkeypatch.setenv("ADVCONV_CACHE", "off")
+    races: list[list[str]] = []
+
+    def race(paths: Mapping[str, Path], *inputs: object, **options: object) -> dict[str, Figure]:
+        races.append(list(paths))
+        return {name: Figure(Ratio(1.5, 1.4, 1.6), 10.0) for name in list(paths)[1:]}
+
+    monkeypatch.setattr(decide, "race", race)
+    return races
+
+
+def test_equal_files_do_not_race_again(
+    tmp_path: Path, rewriting: Rewriting, raced: list[list[str]]
+) -> None:
+    inputs = {"x": np.zeros((1, 3, 8, 8), np.float32)}
+    real = Trial(tmp_path / "m.onnx", (), inputs, Options(), float("inf"), tmp_path, Cache("here"))
+    fused, original = rewriting.candidate(), rewriting.untouched((), "slower", "")
+    first = real.race({"fused": fused})
+    assert real.race({"": fused, "original": original})[""] == first["fused"]
+    assert raced == [["baseline", "fused"], ["baseline", "original"]]
+    real.race({"original": original}, baseline=fused)
+    larger = {"x": np.zeros((2, 3, 8, 8), np.float32)}
+    dataclasses.replace(real, inputs=larger).race({"fused": fused})
+    assert raced[2:] == [["baseline", "original"], ["baseline", "fused"]]
+
+
+def test_a_race_in_a_hurry_is_forgotten(
+    tmp_path: Path, rewriting: Rewriting, raced: list[list[str]]
+) -> None:
+    inputs = {"x": np.zeros((1, 3, 8, 8), np.float32)}
+    late = Trial(tmp_path / "m.onnx", (), inputs, Options(), 0.0, tmp_path, Cache("here"))
+    for _ in range(2):
+        late.race({"fused": rewriting.candidate()})
+    assert len(raced) == 2
