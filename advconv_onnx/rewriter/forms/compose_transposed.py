@@ -29,6 +29,7 @@ can do with; ``stacked_depth_to_space`` needs none.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterable
@@ -126,11 +127,8 @@ class ComposeTransposed(Form[_Plan]):
         ones = _needs_ones(first, second)
         composed = _Composed(first, second, activation, _axes(first, second), ones)
         _check_multiplications(composed)
-        # No weights yet: their product is only worth its time where the site is accepted.
-        zero = np.zeros((), first.weight.dtype)
-        weight = np.broadcast_to(zero, (first.in_channels, *_shape(composed)))
         x = ir.Value(shape=first.x.shape, type=first.x.type)
-        layer = _layer(composed, x, weight)
+        layer = _layer(composed, x, first.in_channels)
         plan = _Plan(composed, self._split.find(layer[-1], opset).plan)
         return Site(composed.nodes, plan)
 
@@ -145,8 +143,15 @@ class ComposeTransposed(Form[_Plan]):
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
         composed = plan.composed
         x = _with_ones(op, composed.first) if composed.ones else composed.first.x
-        layer = _layer(composed, x, _weight(composed))
-        y = self._split.rewrite(op, self._split.find(layer[-1], op.opset).plan)
+        channels = composed.first.in_channels + (WIDEST_BLOCK if composed.ones else 0)
+        layer = _layer(composed, x, channels)
+        phases = self._split.find(layer[-1], op.opset).plan
+
+        @functools.cache
+        def weighted() -> Convolution:
+            return dataclasses.replace(phases.layer.convolution, weight=_weight(composed))
+
+        y = self._split.rewrite_with(op, phases, weighted)
         layer[0].replace_input_with(0, None)
         return y
 
@@ -275,8 +280,13 @@ def _shape(composed: _Composed) -> tuple[int, ...]:
     return composed.second.out_channels, *(axis.taps for axis in composed.axes)
 
 
-def _layer(composed: _Composed, x: ir.Value, weight: NDArray[Any]) -> list[ir.Node]:
-    """The composed ConvTranspose and its activation, in no graph."""
+def _layer(composed: _Composed, x: ir.Value, channels: int) -> list[ir.Node]:
+    """The composed ConvTranspose and its activation, in no graph, its weights all zero.
+
+    Their product is only worth its time where the form is chosen.
+    """
+    zero = np.zeros((), composed.first.weight.dtype)
+    weight = np.broadcast_to(zero, (channels, *_shape(composed)))
     first, second = composed.first, composed.second
     op = Builder(0, ())
     bias = second.bias if composed.ones else second.bias + second.response_to(first.bias)

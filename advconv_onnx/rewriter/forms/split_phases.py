@@ -144,6 +144,12 @@ class SplitPhases(Form[_Plan]):
             yield certify_all_sizes(identity, want_of, axis.factorization, period, axis.reach)
 
     def rewrite(self, op: Builder, plan: _Plan) -> ir.Value:
+        return self.rewrite_with(op, plan, lambda: plan.layer.convolution)
+
+    def rewrite_with(
+        self, op: Builder, plan: _Plan, weighted: Callable[[], Convolution]
+    ) -> ir.Value:
+        """Rewrite a layer whose weights are another's, which is asked for when they are needed."""
         layer, axes = plan.layer, plan.axes
         interleave = Interleave(
             layer.batch,
@@ -157,7 +163,7 @@ class SplitPhases(Form[_Plan]):
         )
         cells = list(itertools.product(*(axis.phases for axis in axes)))
         stacks = [cells] if self._stacked else [[cell] for cell in cells]
-        parts = [_convolved(op, plan, stack) for stack in stacks]
+        parts = [_convolved(op, plan, stack, weighted) for stack in stacks]
         return interleave.spelled(self._spelling, op, parts)
 
 
@@ -301,16 +307,27 @@ def _weight(convolution: Convolution, cell: Sequence[Phase]) -> NDArray[np.float
     return weight
 
 
-def _convolved(op: Builder, plan: _Plan, cells: Sequence[Sequence[Phase]]) -> ir.Value:
+def _convolved(
+    op: Builder,
+    plan: _Plan,
+    cells: Sequence[Sequence[Phase]],
+    weighted: Callable[[], Convolution],
+) -> ir.Value:
     """One convolution for phases that see the same pixels, and its activation."""
     convolution, cell = plan.layer.convolution, cells[0]
     dtype = convolution.weight.dtype
-    weight = np.concatenate([_weight(convolution, phases) for phases in cells])
+
+    def weight() -> NDArray[np.float64]:
+        return np.concatenate([_weight(weighted(), phases) for phases in cells])
+
+    outputs = len(cells) * convolution.out_channels
+    inputs = convolution.in_channels // convolution.group
+    shape = outputs, inputs, *(len(phase.taps) for phase in cell)
     bias = np.tile(convolution.bias, len(cells))
     begins, ends = zip(*(phase.pads for phase in cell), strict=True)
     y = op.Conv(
         plan.layer.x,
-        op.initializer(weight.astype(dtype), "weight"),
+        op.computed(weight, shape, dtype, "weight"),
         op.initializer(bias.astype(dtype), "bias") if bias.any() else None,
         group=convolution.group,
         strides=[phase.stride for phase in cell],

@@ -44,7 +44,7 @@ from advconv_onnx.algebra.factor import Factorization, folded, tiled
 from advconv_onnx.algebra.phases import nearest_phases, strided_phases, transposed_phases
 from advconv_onnx.rewriter.activated import ACTIVATIONS, activate, activated
 from advconv_onnx.rewriter.builder import Builder
-from advconv_onnx.rewriter.convolution import Array
+from advconv_onnx.rewriter.convolution import Array, Convolution
 from advconv_onnx.rewriter.forms.form import Form
 from advconv_onnx.rewriter.layer_site import LayerSite, operator_of
 from advconv_onnx.rewriter.resizing import nearest_scales
@@ -300,21 +300,22 @@ def _before(op: Builder, plan: _Plan, x: ir.Value) -> ir.Value:
 
 def _weights(op: Builder, plan: _Plan) -> ir.Value:
     """U (R Q, [groups,] C/groups, M/groups)."""
-    weight = _taps_first(plan)
+    convolution = plan.layer.convolution
 
     def transformed() -> Array:
-        u = weight
+        u = _taps_first(convolution)
         for axis in plan.axes:
             u = np.tensordot(u, np.array(axis.form.weights, np.float64), (0, 1))
         return np.moveaxis(u, range(3, u.ndim), range(u.ndim - 3))
 
-    shape = [plan.products, *plan.groups, *weight.shape[-2:]]
-    return op.computed(transformed, shape, plan.layer.convolution.weight.dtype, "weight")
+    channels = convolution.in_channels, convolution.out_channels
+    shape = [plan.products, *plan.groups, *(c // convolution.group for c in channels)]
+    return op.computed(transformed, shape, convolution.weight.dtype, "weight")
 
 
 def _small_weights(op: Builder, plan: _Plan) -> ir.Value:
     """The same, computed from the weight when the model is loaded."""
-    weight = _taps_first(plan)
+    weight = _taps_first(plan.layer.convolution)
     u, products = plan.constant(op, weight, "weight"), 1
     for index, axis in enumerate(plan.axes):
         u = _reshape(op, u, products, weight.shape[index], -1)
@@ -323,9 +324,8 @@ def _small_weights(op: Builder, plan: _Plan) -> ir.Value:
     return _reshape(op, u, products, *plan.groups, *weight.shape[-2:])
 
 
-def _taps_first(plan: _Plan) -> Array:
+def _taps_first(convolution: Convolution) -> Array:
     """The weight as (K, L, groups, C/groups, M/groups)."""
-    convolution = plan.layer.convolution
     blocks = convolution.blocks(convolution.group)
     return blocks.transpose(*range(3, blocks.ndim), 0, 2, 1)
 

@@ -376,8 +376,7 @@ def _weight(op: Builder, convolution: Convolution, taps: Array) -> ir.Value:
     outputs, inputs, _, columns = weight.shape
 
     def transformed() -> Array:
-        u: Array = np.einsum("rk,mckl->rmcl", taps, weight.astype(np.float64))
-        return u
+        return np.tensordot(taps, weight.astype(np.float64), (1, 2))
 
     shape = (len(taps) * outputs, inputs, 1, columns)
     return op.computed(transformed, shape, weight.dtype, "weight")
