@@ -121,6 +121,8 @@ def apply(
     if any(name not in nodes for name in choice.nodes):
         return "a node of the site is gone"
     made, problem = _commit(model, choice.form, nodes[choice.root], choice.nodes, check)
+    if choice.then:
+        files.infer_shapes(model)  # which the forms that follow may need
     for after in choice.then:
         if problem is None:
             _, problem = _commit(model, after.form, made[after.index], (), check)

@@ -46,6 +46,14 @@ def test_what_loses_alone_may_win_together() -> None:
     assert choose([first, second], {(first.choice, second.choice): 2.0}) == (first, second)
 
 
+def test_many_equal_beginnings_do_not_crowd_out_a_better_end() -> None:
+    names = "abcdefghijkl"
+    beginnings = [win(f"{name}{i}", name, 1 + i / 100) for name in names for i in range(4)]
+    first, better = win("y", "yz", 1.0), win("z", "z", 1.5)
+    chosen = choose([*beginnings, first, better], {})
+    assert chosen == (*beginnings[3::4], better)
+
+
 def test_nothing_to_choose_from() -> None:
     assert choose([], {}) == ()
 

@@ -30,9 +30,9 @@ CONV = "Conv <pads = [1, 1, 1, 1]>"
 def network(nodes: str) -> ir.Model:
     return parse(
         f"""<ir_version: 8, opset_import: ["" : 18]>
-        g (float[1, 8, 16, 16] x, float[1, 8, 16, 16] q) => (float[] z)
+        g (float[1, 8, 16, 16] x, float[1, 8, 16, 16] q, float[1, 8, 8, 8] p) => (float[] z)
         <float[8, 8, 3, 3] w = {{{_NUMBERS}}}, float[8, 16, 3, 3] v = {{{_NUMBERS}, {_NUMBERS}}},
-         float[8, 16, 3, 3] u = {{{_NUMBERS}, {_NUMBERS}}}>
+         float[8, 16, 3, 3] u = {{{_NUMBERS}, {_NUMBERS}}}, float[4] s = {{1, 1, 2, 2}}>
         {{ {nodes} }}"""
     )
 
@@ -113,3 +113,19 @@ def test_a_place_without_a_variant_stays_without_its_followers() -> None:
     bare = dataclasses.replace(contest, sites=(contest.variants, {}))
     deeper = bare.with_forms_after("split_concat", (Next(0, ROWS[1], "proved"),))
     assert [len(site) for site in deeper.sites] == [2, 0]
+
+
+def test_forms_that_follow_know_the_shapes_of_what_was_made() -> None:
+    resize = 'r = Resize <mode = "linear"> (p, , s)'
+    model = network(f"{resize} k = Concat <axis = 1> (x, r) a = {CONV} (k, v) z = Sin (a)")
+    [contest] = site_contests(model, choices(model, SPLITS[0]))
+    variant = contest.model("split_concat")
+    known = {node.name for node in contest.window.graph}
+    made = [node.name for node in variant.graph if node.name not in known]
+    followers = find_choices(variant, [ROWS[1]], Prover(dict(model.opset_imports), 0), made)[0]
+    assert len(followers) == 2
+    for follower in followers:
+        then = Next(made.index(follower.root), follower.form, follower.certificate)
+        deeper = contest.with_forms_after("split_concat", (then,))
+        operators = [node.op_type for node in deeper.model(f"split_concat + {ROWS[1].name}").graph]
+        assert operators.count("Conv") > 6

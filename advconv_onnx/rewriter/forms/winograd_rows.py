@@ -7,7 +7,8 @@ does (same stride, dilation and pads). A tile of m outputs of k taps takes R = m
 instead of m k: F(4, 3) half as many, F(8, 3) 0.42. The columns keep all theirs, unlike in two
 dimensions, and so everything that is large stays in the layout ONNX Runtime convolves in: B is R
 depthwise convolutions with stride m, the products are one grouped convolution. Only the end leaves
-it: A is a matrix product at the speed of memory, then whole rows are moved.
+it: A is a matrix product at the speed of memory, then whole rows are moved. On wide maps there is a
+product for each row of tiles instead, which ONNX Runtime makes without moving anything.
 
 Rows of any kernel, stride, dilation and pads: stride and dilation make phases that are correlations
 of every n-th row, added up or interleaved by A as they are. Phases of the same taps share their
@@ -74,6 +75,9 @@ _TILES = range(3, 9)
 _PLAIN = 4
 """A tile that is always offered: its transforms take few additions, and it is the most exact."""
 
+_WIDE = 48
+"""Columns of a row from which a matrix product for each pays."""
+
 _NEARLY = 0.9
 """A tile is offered if its products, less a tenth, are no more than those of any other."""
 
@@ -134,6 +138,13 @@ class _Plan:
     def products(self) -> tuple[_Product, ...]:
         """All of them, in order."""
         return sum(self.stacks, ())
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a product by A for each row of tiles takes no longer than one for all."""
+        width = self.layer.sizes[1]
+        columns = 0 if width is None else self.layer.operator(1, width).outputs
+        return self.layer.batch == 1 and columns >= _WIDE
 
     def factorization(self) -> Factorization:
         """What is computed along the rows."""
@@ -239,12 +250,19 @@ class WinogradRows(Form[_Plan]):
         kernels: dict[object, tuple[ir.Value, ir.Value | None]] = {}
         weight = _weight if self.small else _small_weight
         z = _concat(op, [_convolved(op, plan, stack, weight, kernels) for stack in plan.stacks])
-        z = _reshaped(op, z, [0, len(products), -1])
-        after = np.array([product.gives for product in products], np.float64).T
-        y = op.MatMul(op.initializer(after.astype(dtype), "after"), z)
-        y = _reshaped(op, y, [0, tile, channels, plan.tiles, -1])
-        y = op.Transpose(y, perm=[0, 2, 3, 1, 4])
-        y = _reshaped(op, y, [0, channels, plan.tiles * tile, -1])
+        after = np.array([product.gives for product in products], np.float64).T.astype(dtype)
+        if plan.is_wide:
+            # ONNX Runtime takes the Transpose into the MatMul, if both operands are of one rank.
+            z = _reshaped(op, z, [len(products), channels * plan.tiles, -1])
+            z = op.Transpose(z, perm=[1, 0, 2])
+            y = op.MatMul(op.initializer(after[np.newaxis], "after"), z)
+            y = _reshaped(op, y, [1, channels, plan.tiles * tile, -1])
+        else:
+            z = _reshaped(op, z, [0, len(products), -1])
+            y = op.MatMul(op.initializer(after, "after"), z)
+            y = _reshaped(op, y, [0, tile, channels, plan.tiles, -1])
+            y = op.Transpose(y, perm=[0, 2, 3, 1, 4])
+            y = _reshaped(op, y, [0, channels, plan.tiles * tile, -1])
         if plan.tiles * tile == plan.outputs:
             return y
         numbers = {"starts": 0, "ends": plan.outputs, "axes": 2}

@@ -19,6 +19,7 @@ from advconv_onnx.rewriter.proposal import Proposal, propose
 from advconv_onnx.rewriter.rule import Site
 from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.probe import difference
+from advconv_onnx.runtime.profile import profile
 from advconv_onnx.runtime.session import open_session
 from tests.parsing import normal, parse
 
@@ -73,10 +74,14 @@ def convolutions(draw: st.DrawFn) -> tuple[ir.Model, tuple[int, ...]]:
         for k, d in zip(kernel, dilation, strict=True)
     ]
     group = draw(st.sampled_from((1, 1, 2)))
-    shape = draw(st.integers(1, 3)), 4 * group, draw(st.integers(1, 30)), draw(st.integers(1, 9))
+    channels, rows = 4 * group, draw(st.integers(1, 30))
     conv = f"strides = {list(stride)}, dilations = {list(dilation)}, pads = {pads}, group = {group}"
-    model = layer(conv, (4 * group, 4, *kernel), ("N", shape[1], shape[2], "W"))
-    return model, shape
+    weight = channels, 4, *kernel
+    if draw(st.booleans()):  # known, and about as wide as where another spelling begins
+        shape = 1, channels, rows, draw(st.integers(46, 52))
+        return layer(conv, weight, shape), shape
+    shape = draw(st.integers(1, 3)), channels, rows, draw(st.integers(1, 9))
+    return layer(conv, weight, ("N", channels, rows, "W")), shape
 
 
 def check(model: ir.Model, shape: tuple[int, ...]) -> None:
@@ -116,6 +121,16 @@ def test_float32_loses_little(form: WinogradRows, kernel: int) -> None:
         for m in (model, rewritten(model, form))
     )
     assert np.abs(found - want).max() <= 1e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    ("batch", "width", "fused"), [(1, 48, True), (1, 47, False), (2, 48, False)]
+)
+def test_rows_are_not_moved_on_wide_maps(batch: int, width: int, fused: bool) -> None:
+    shape = batch, 32, 16, width
+    model = rewritten(layer("pads = [1, 1, 1, 1]", (32, 32, 3, 3), shape), FORMS[1])
+    executed = {row.op_type for row in profile(model, {"x": normal(*shape)}, runs=1)}
+    assert ("FusedMatMul" in executed, "Transpose" in executed) == (fused, not fused)
 
 
 Product = Any
