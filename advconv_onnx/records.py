@@ -451,6 +451,11 @@ class Figure:
         """Milliseconds that it saves per inference; 0 if it has no ratio."""
         return self.ms * (1 - 1 / self.ratio.median) if self.ratio else 0.0
 
+    @property
+    def uncertain_ms(self) -> float:
+        """Half the width of the interval that ``saved_ms`` lies in."""
+        return self.ms * (1 / self.ratio.low - 1 / self.ratio.high) / 2 if self.ratio else 0.0
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decision:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -301,18 +302,14 @@ class Search:
                 yield best[one], best[other]
 
     def _judge_together(self, one: Win, other: Win) -> None:
-        """Time two forms of neighbouring sites in one window, alone and together."""
-        names = one.choice.name, other.choice.name
-        variants = {
-            f"{names[0]}, -": (one.choice,),
-            f"-, {names[1]}": (other.choice,),
-            f"{names[0]}, {names[1]}": (one.choice, other.choice),
-        }
-        known, _ = self._figures(Contest.of(self._twin, variants))
-        figures = [known[name] for name in variants if name in known]
-        if len(figures) == len(variants) and all(figure.ratio for figure in figures):
-            first, second, both = (figure.saved_ms for figure in figures)
-            self._interactions[one.choice, other.choice] = both - first - second
+        """Time two forms of neighbouring sites in one window: what both save beside each other."""
+        name = f"{one.choice.name}, {other.choice.name}"
+        contest = Contest.of(self._twin, {name: (one.choice, other.choice)})
+        figure = self._figures(contest)[0].get(name)
+        if figure is not None and figure.ratio is not None:
+            more = figure.saved_ms - one.saved - other.saved
+            certain = max(0.0, abs(more) - figure.uncertain_ms)
+            self._interactions[one.choice, other.choice] = math.copysign(certain, more)
 
     def _apply(self, wins: tuple[Win, ...]) -> tuple[ir.Model, dict[Choice, str], tuple[Win, ...]]:
         """Apply forms to a copy of the model, each checked with its real weights."""
