@@ -547,6 +547,55 @@ def export(
     print(f"written to {out}")
 
 
+@app.command()
+def convert(
+    model: Model,
+    target: Annotated[str, typer.Option("--to", metavar="fp16", help="What it is converted to.")],
+    out: Out,
+    inputs: Inputs = None,
+    float16_io: Annotated[
+        bool, typer.Option("--float16-io", help="Inputs and outputs of the model in float16 too.")
+    ] = False,
+    max_error: Annotated[
+        float,
+        typer.Option(
+            metavar="E",
+            help="Largest error allowed, relative to an output's range.",
+            callback=_check_positive,
+        ),
+    ] = 5e-3,
+    data: Data = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a model for deployment, and prove that it still computes the same."""
+    shapes = parse_inputs(inputs)
+    if target != "fp16":
+        raise InputError(f"--to '{target}' is unknown; use fp16")
+    _check_json(json, model, out)
+    from advconv_onnx import model as files
+    from advconv_onnx.exporters.fp16 import export as run
+    from advconv_onnx.report import schema, terminal
+
+    with _progress(quiet) as announce:
+        announce("reading")
+        _keep_inputs([out, Path(f"{out}.data")], [model, *files.data_files(files.load(model))])
+        found = run(
+            model,
+            out,
+            inputs=shapes,
+            keep_io_types=not float16_io,
+            max_error=max_error,
+            data=_read_arrays(data),
+            threads=threads,
+            seed=seed,
+            progress=announce,
+        )
+    _publish([] if quiet else [terminal.artifact(found)], schema.artifact(found), json)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def build(
     context: typer.Context,

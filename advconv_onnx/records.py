@@ -471,3 +471,39 @@ class Decision:
     window: str
     form: str
     figure: Figure
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LayerPrecision:
+    """What a lower precision does to one layer.
+
+    Attributes:
+        node: name of the node.
+        error: largest difference that the layer alone makes, relative to its output's range;
+            infinite where values leave the range of the lower precision.
+        kept: why the layer stays in float32, "" if it does not.
+    """
+
+    node: str
+    op_type: str
+    error: float
+    kept: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a model was converted to, and the evidence that it is still the model.
+
+    Attributes:
+        target: name of the target, as ``advconv convert --to`` takes it.
+        files: what was written.
+        bytes: size of these files.
+        layers: what was decided about each layer, for targets that decide about layers.
+    """
+
+    target: str
+    files: tuple[str, ...]
+    bytes: int
+    validation: Validation
+    layers: tuple[LayerPrecision, ...] = ()
+    notes: tuple[str, ...] = ()

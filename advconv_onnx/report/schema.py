@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advconv_onnx.records import (
+    Artifact,
     Bench,
     Built,
     Comparison,
@@ -84,6 +85,11 @@ def doctor(found: Doctor) -> Json:
 def decisions(found: Sequence[Decision]) -> Json:
     """Return what is in the cache."""
     return _VERSION | {"decisions": _plain(found)}
+
+
+def artifact(found: Artifact) -> Json:
+    """Return what a model was converted to."""
+    return _VERSION | _fields(found) | {"max_relative": _plain(found.validation.max_relative)}
 
 
 def dumps(document: Json) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,6 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from advconv_onnx.records import (
+    Artifact,
     Bench,
     Built,
     Comparison,
@@ -20,6 +22,7 @@ from advconv_onnx.records import (
     Doctor,
     Inspection,
     Layer,
+    LayerPrecision,
     Measurement,
     ModelSummary,
     Placement,
@@ -39,6 +42,9 @@ _SHORT = 0.1
 
 _DECLINED = 6
 """Rows for rules that were not applied anywhere."""
+
+_WORST = 8
+"""Layers that are listed by their error; those that stay in float32 are all listed."""
 
 _SIGNATURE = 12
 """Digits that tell windows apart in a table."""
@@ -201,6 +207,35 @@ def validation(found: Validation) -> RenderableType:
         *(("note", note) for note in found.notes),
     ]
     return _below(table, facts)
+
+
+def artifact(found: Artifact) -> RenderableType:
+    """Show what a model was converted to, its worst layers, and the evidence."""
+    checked = found.validation
+    facts = [
+        *_converted(found.layers),
+        (
+            "error",
+            f"at most {checked.max_relative:.1e} of an output's range, "
+            f"{checked.max_error:.0e} allowed; {_evidence(checked)}",
+        ),
+        *(("note", note) for note in (*checked.notes, *found.notes)),
+        ("written", f"{', '.join(found.files)} ({si(found.bytes, 'B')})"),
+    ]
+    if not found.layers:
+        return _facts(facts)
+    table = _table("layer", "operator", ">error alone", "stays in float32 because")
+    for index, layer in enumerate(sorted(found.layers, key=lambda layer: -layer.error)):
+        if index < _WORST or layer.kept:
+            error = f"{layer.error:.1e}" if math.isfinite(layer.error) else "overflow"
+            _add_row(table, layer.node, layer.op_type, error, layer.kept)
+    return _below(table, facts)
+
+
+def _converted(layers: Sequence[LayerPrecision]) -> Iterator[tuple[str, str]]:
+    if layers:
+        kept = sum(bool(layer.kept) for layer in layers)
+        yield "layers", f"{len(layers) - kept} of {len(layers)} converted"
 
 
 def bench(run: Bench) -> RenderableType:

@@ -1,0 +1,64 @@
+"""``advconv convert`` as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from advconv_onnx import model as files
+from advconv_onnx.cli import main
+from tests.test_cli import write_block
+
+
+@pytest.fixture
+def block(tmp_path: Path) -> Path:
+    write_block(tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+def test_float16_with_its_report(
+    block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, report = tmp_path / "half.onnx", tmp_path / "half.json"
+    call = ["convert", str(block), "--to", "fp16", "-o", str(out), "--json", str(report)]
+    assert main(call) == 0
+    screen = capsys.readouterr().out
+    assert "3 of 3 converted" in " ".join(screen.split())
+    assert "does not pay" in " ".join(screen.split())
+    document = json.loads(report.read_text())
+    assert document["target"] == "fp16"
+    assert document["max_relative"] <= 5e-3
+    assert document["files"] == [str(out)]
+    assert files.load(out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--to", "fp8"], "--to 'fp8' is unknown"),
+        (["--to", "fp16", "--max-error", "0"], "is not a number above 0"),
+        (["--to", "fp16", "--input", "y=1x3x8x8"], "'y'"),
+    ],
+)
+def test_wrong_calls(
+    block: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    out = tmp_path / "half.onnx"
+    assert main(["convert", str(block), "-o", str(out), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_the_model_is_never_replaced(block: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = block.read_bytes()
+    assert main(["convert", str(block), "--to", "fp16", "-o", str(block)]) == 2
+    assert "never modified" in capsys.readouterr().err
+    assert block.read_bytes() == before
