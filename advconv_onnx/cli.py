@@ -550,20 +550,24 @@ def export(
 @app.command()
 def convert(
     model: Model,
-    target: Annotated[str, typer.Option("--to", metavar="fp16", help="What it is converted to.")],
+    target: Annotated[
+        str,
+        typer.Option("--to", metavar="fp16|ort", help="Mixed precision, or a .ort file."),
+    ],
     out: Out,
     inputs: Inputs = None,
     float16_io: Annotated[
-        bool, typer.Option("--float16-io", help="Inputs and outputs of the model in float16 too.")
+        bool, typer.Option("--float16-io", help="With fp16: inputs and outputs in float16 too.")
     ] = False,
     max_error: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="E",
-            help="Largest error allowed, relative to an output's range.",
+            help="Largest error allowed, relative to an output's range; 5e-3 by default for fp16, "
+            "1e-4 for ort.",
             callback=_check_positive,
         ),
-    ] = 5e-3,
+    ] = None,
     data: Data = None,
     threads: Threads = None,
     seed: Seed = 0,
@@ -572,27 +576,29 @@ def convert(
 ) -> None:
     """Convert a model for deployment, and prove that it still computes the same."""
     shapes = parse_inputs(inputs)
-    if target != "fp16":
-        raise InputError(f"--to '{target}' is unknown; use fp16")
+    if target not in ("fp16", "ort"):
+        raise InputError(f"--to '{target}' is unknown; use fp16 or ort")
+    if float16_io and target != "fp16":
+        raise InputError(f"--float16-io is for --to fp16; leave it out with --to {target}")
     _check_json(json, model, out)
     from advconv_onnx import model as files
-    from advconv_onnx.exporters.fp16 import export as run
     from advconv_onnx.report import schema, terminal
 
+    options: dict[str, Any] = {"inputs": shapes, "threads": threads, "seed": seed}
+    if max_error is not None:
+        options["max_error"] = max_error
     with _progress(quiet) as announce:
         announce("reading")
         _keep_inputs([out, Path(f"{out}.data")], [model, *files.data_files(files.load(model))])
-        found = run(
-            model,
-            out,
-            inputs=shapes,
-            keep_io_types=not float16_io,
-            max_error=max_error,
-            data=_read_arrays(data),
-            threads=threads,
-            seed=seed,
-            progress=announce,
-        )
+        options |= {"data": _read_arrays(data), "progress": announce}
+        if target == "fp16":
+            from advconv_onnx.exporters import fp16
+
+            found = fp16.export(model, out, keep_io_types=not float16_io, **options)
+        else:
+            from advconv_onnx.exporters import ort_format
+
+            found = ort_format.export(model, out, **options)
     _publish([] if quiet else [terminal.artifact(found)], schema.artifact(found), json)
 
 

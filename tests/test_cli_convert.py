@@ -9,6 +9,7 @@ import pytest
 
 from advconv_onnx import model as files
 from advconv_onnx.cli import main
+from advconv_onnx.runtime.session import open_session
 from tests.test_cli import write_block
 
 
@@ -39,6 +40,8 @@ def test_float16_with_its_report(
     [
         (["--to", "fp8"], "--to 'fp8' is unknown"),
         (["--to", "fp16", "--max-error", "0"], "is not a number above 0"),
+        (["--to", "ort"], "end it in .ort"),
+        (["--to", "ort", "--float16-io"], "is for --to fp16"),
         (["--to", "fp16", "--input", "y=1x3x8x8"], "'y'"),
     ],
 )
@@ -62,3 +65,12 @@ def test_the_model_is_never_replaced(block: Path, capsys: pytest.CaptureFixture[
     assert main(["convert", str(block), "--to", "fp16", "-o", str(block)]) == 2
     assert "never modified" in capsys.readouterr().err
     assert block.read_bytes() == before
+
+
+def test_onnxruntimes_format(
+    block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.ort"
+    assert main(["convert", str(block), "--to", "ort", "-o", str(out)]) == 0
+    assert "m.required_operators.config" in "".join(capsys.readouterr().out.split())
+    assert open_session(out)

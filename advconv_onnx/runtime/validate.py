@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -136,6 +136,35 @@ def validate(
     return _validate(original, candidate, comparison, notes, layers=layers)
 
 
+def validate_run(
+    original: ir.Model,
+    run: Callable[[Mapping[str, Array]], dict[str, Array]],
+    *,
+    evidence: Evidence,
+    max_error: float = 1e-4,
+    threads: int | None = None,
+) -> Validation:
+    """Compare a model with whatever answers in its place, such as a file of another format.
+
+    Only outputs can be compared; where one is constant or saturated, nothing is proved.
+
+    Args:
+        original: the model to trust, run on the CPU.
+        run: returns the outputs by name for one sample's inputs, or raises CheckError.
+        evidence: gathered from the original.
+        max_error: largest difference accepted, relative to the range of the tensor's values.
+        threads: intra-op threads of the original; None for one per physical core.
+    """
+    comparison = _Comparison(
+        trusted=_Session(original, threads=threads),
+        judged=_Answers(run),
+        exact=evidence.exact,
+        samples=evidence.samples,
+        max_error=max_error,
+    )
+    return _validate(original, None, comparison, list(evidence.notes), layers=False)
+
+
 def usual_error(model: ir.Model) -> float:
     """Error of an output, relative to its range, that the rounding of a whole network explains.
 
@@ -225,6 +254,21 @@ class _Session:
         self._opened = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Answers:
+    """What is not known to be a model: it has outputs only."""
+
+    answer: Callable[[Mapping[str, Array]], dict[str, Array]]
+
+    def run(
+        self, inputs: Mapping[str, Array], tensors: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        return self.answer(inputs)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def _expose(model: ir.Model, tensors: tuple[str, ...]) -> ir.Model:
     """Make values of the main graph its outputs, on a copy unless they all are outputs."""
     if set(tensors) <= set(_output_names(model)):
@@ -309,7 +353,7 @@ class _Comparison:
     """
 
     trusted: _Runner
-    judged: _Session
+    judged: _Session | _Answers
     exact: _Exact | None
     samples: tuple[Sample, ...]
     max_error: float
@@ -376,13 +420,13 @@ def _bounds(value: ir.Value) -> tuple[float, float] | None:
 
 def _validate(
     original: ir.Model,
-    candidate: ir.Model,
+    candidate: ir.Model | None,
     comparison: _Comparison,
     notes: list[str],
     *,
     layers: bool,
 ) -> Validation:
-    shared = _shared_tensors(original, candidate)
+    shared = [] if candidate is None else _shared_tensors(original, candidate)
     measured = comparison.measure(original.graph.outputs)
     checks: list[TensorCheck] = []
     passed = True
