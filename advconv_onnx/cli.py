@@ -48,6 +48,14 @@ _CTRL_C = 130
 
 _TERMINATED = 128 + signal.SIGTERM
 
+_TARGETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "fp16": ("fp16", ("float16_io",)),
+    "ort": ("ort_format", ()),
+    "triton": ("triton", ("name",)),
+    "bundle": ("bundle", ("labels", "report")),
+}
+"""What ``convert`` converts to: the file of ``exporters``, and the options of its own."""
+
 _PACKAGES = (
     ("onnx", "reading and checking models", "pip install advconv-onnx"),
     ("onnx-ir", "graphs in memory", "pip install advconv-onnx"),
@@ -392,9 +400,15 @@ def validate(
     seed: Seed = 0,
     json: JsonFile = None,
 ) -> int:
-    """Tell whether a model computes what it should; the exit status is 1 when not."""
+    """Tell whether a model, or a bundle, computes what it should; the exit status is 1 when not."""
     shapes = parse_inputs(inputs)
     _check_json(json, model, *filter(None, [against]))
+    if model.is_dir() or model.suffix == ".zip":
+        if against or layers or shapes or data or max_error:
+            raise InputError(
+                "a bundle has its own samples and limits; give nothing but --provider and --threads"
+            )
+        return _validate_bundle(model, provider, threads, json)
     from advconv_onnx import model as files
     from advconv_onnx.report import schema, terminal
     from advconv_onnx.runtime.placement import placement
@@ -422,6 +436,17 @@ def validate(
     if provider != "cpu":
         screens.append(terminal.elsewhere(placement(judged, provider), provider, str(model)))
     _publish(screens, schema.validation(found), json)
+    return 0 if found.passed else 1
+
+
+def _validate_bundle(bundle: Path, provider: str, threads: int | None, json: Path | None) -> int:
+    from advconv_onnx.exporters.bundle_check import check
+    from advconv_onnx.report import schema, terminal
+
+    with _progress() as announce:
+        announce("validating")
+        found = check(bundle, provider=provider, threads=threads)
+    _publish([terminal.validation(found)], schema.validation(found), json)
     return 0 if found.passed else 1
 
 
@@ -552,19 +577,32 @@ def convert(
     model: Model,
     target: Annotated[
         str,
-        typer.Option("--to", metavar="fp16|ort", help="Mixed precision, or a .ort file."),
+        typer.Option(
+            "--to",
+            metavar="|".join(_TARGETS),
+            help="Mixed precision, a .ort file, a Triton repository, or a bundle (folder or .zip).",
+        ),
     ],
-    out: Out,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")],
     inputs: Inputs = None,
     float16_io: Annotated[
-        bool, typer.Option("--float16-io", help="With fp16: inputs and outputs in float16 too.")
+        bool, typer.Option("--float16-io", help="fp16: inputs and outputs in float16 too.")
     ] = False,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="triton: of the model, else its file's.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="bundle: text, a line for each class.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="bundle: what optimize --json wrote.")
+    ] = None,
     max_error: Annotated[
         float | None,
         typer.Option(
             metavar="E",
             help="Largest error allowed, relative to an output's range; 5e-3 by default for fp16, "
-            "1e-4 for ort.",
+            "1e-4 for others.",
             callback=_check_positive,
         ),
     ] = None,
@@ -576,29 +614,30 @@ def convert(
 ) -> None:
     """Convert a model for deployment, and prove that it still computes the same."""
     shapes = parse_inputs(inputs)
-    if target not in ("fp16", "ort"):
-        raise InputError(f"--to '{target}' is unknown; use fp16 or ort")
-    if float16_io and target != "fp16":
-        raise InputError(f"--float16-io is for --to fp16; leave it out with --to {target}")
+    special = {"float16_io": float16_io, "name": name, "labels": labels, "report": report}
+    options = {option: value for option, value in special.items() if value}
+    if target not in _TARGETS:
+        raise InputError(f"--to '{target}' is unknown; use {', '.join(_TARGETS)}")
+    module, own = _TARGETS[target]
+    for option in options.keys() - own:
+        raise InputError(f"--{option.replace('_', '-')} is not for --to {target}; leave it out")
     _check_json(json, model, out)
+    import importlib
+
     from advconv_onnx import model as files
     from advconv_onnx.report import schema, terminal
 
-    options: dict[str, Any] = {"inputs": shapes, "threads": threads, "seed": seed}
     if max_error is not None:
         options["max_error"] = max_error
     with _progress(quiet) as announce:
         announce("reading")
-        _keep_inputs([out, Path(f"{out}.data")], [model, *files.data_files(files.load(model))])
-        options |= {"data": _read_arrays(data), "progress": announce}
-        if target == "fp16":
-            from advconv_onnx.exporters import fp16
-
-            found = fp16.export(model, out, keep_io_types=not float16_io, **options)
-        else:
-            from advconv_onnx.exporters import ort_format
-
-            found = ort_format.export(model, out, **options)
+        given = [model, labels, report, *files.data_files(files.load(model))]
+        _keep_inputs([out, Path(f"{out}.data"), json], given)
+        options["data"] = _read_arrays(data)
+        run = importlib.import_module(f"advconv_onnx.exporters.{module}").export
+        found = run(
+            model, out, inputs=shapes, threads=threads, seed=seed, progress=announce, **options
+        )
     _publish([] if quiet else [terminal.artifact(found)], schema.artifact(found), json)
 
 

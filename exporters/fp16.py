@@ -74,7 +74,7 @@ def export(
     out: str | os.PathLike[str],
     *,
     inputs: Mapping[str, Shape] | None = None,
-    keep_io_types: bool = True,
+    float16_io: bool = False,
     max_error: float = MAX_ERROR,
     threads: int | None = None,
     data: Mapping[str, np.ndarray] | None = None,
@@ -87,7 +87,7 @@ def export(
         model: path of an ONNX file with weights in float32, which is never modified.
         out: where the result goes; written whole or not at all.
         inputs: shapes for some of its inputs.
-        keep_io_types: leave inputs and outputs in float32, so that callers need no change.
+        float16_io: also have inputs and outputs in float16, which callers must know.
         max_error: largest difference from float64 accepted, relative to an output's range.
         threads: intra-op threads; None for one per physical core.
         data: arrays for inputs, used as they are.
@@ -116,7 +116,7 @@ def export(
     found = _compared(original, converted, evidence, max_error, threads)
     if not found.passed:
         raise CheckError(f"nothing was written: {_why(found)}")
-    if not keep_io_types:
+    if float16_io:
         _narrow_interface(converted)
     announce("writing")
     written = files.save(converted, out)
@@ -407,7 +407,7 @@ def _converted(model: ir.Model, kept: Collection[ir.Node]) -> ir.Model:
     graph, opset = copy.graph, files.opset(copy)
     names = {node.name for node in kept}
     narrow = [node for node in _convertible(copy) if node.name not in names]
-    reads = [(node, index) for node in narrow for index in _narrow_inputs(node, opset)]
+    reads = {(node, index): None for node in narrow for index in _narrow_inputs(node, opset)}
     halves: dict[ir.Value, ir.Value] = {}
     for output in (output for node in narrow for output in node.outputs):
         output.type = ir.TensorType(_NARROW)

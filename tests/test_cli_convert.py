@@ -41,7 +41,8 @@ def test_float16_with_its_report(
         (["--to", "fp8"], "--to 'fp8' is unknown"),
         (["--to", "fp16", "--max-error", "0"], "is not a number above 0"),
         (["--to", "ort"], "end it in .ort"),
-        (["--to", "ort", "--float16-io"], "is for --to fp16"),
+        (["--to", "ort", "--float16-io"], "--float16-io is not for --to ort"),
+        (["--to", "triton", "--labels", "l.txt"], "--labels is not for --to triton"),
         (["--to", "fp16", "--input", "y=1x3x8x8"], "'y'"),
     ],
 )
@@ -74,3 +75,38 @@ def test_onnxruntimes_format(
     assert main(["convert", str(block), "--to", "ort", "-o", str(out)]) == 0
     assert "m.required_operators.config" in "".join(capsys.readouterr().out.split())
     assert open_session(out)
+
+
+def test_a_bundle_is_made_and_validated(
+    block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, labels = tmp_path / "net.zip", tmp_path / "labels.txt"
+    labels.write_text("one\ntwo\n")
+    call = ["convert", str(block), "--to", "bundle", "-o", str(out), "--labels", str(labels)]
+    assert main(call) == 0
+    assert "SHA-256" in capsys.readouterr().out
+    assert main(["validate", str(out)]) == 0
+    assert "passed" in capsys.readouterr().out
+    assert main(["validate", str(out), "--max-error", "1"]) == 2
+    out.write_bytes(out.read_bytes()[:-100])
+    assert main(["validate", str(out)]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_a_tampered_bundle_fails(
+    block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "net"
+    assert main(["convert", str(block), "--to", "bundle", "-o", str(out)]) == 0
+    (out / "model.onnx").write_bytes(b"")
+    assert main(["validate", str(out)]) == 1
+    assert "model.onnx" in capsys.readouterr().err
+
+
+def test_a_repository_for_triton(
+    block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["convert", str(block), "--to", "triton", "-o", str(tmp_path / "models")]
+    assert main([*call, "--name", "net"]) == 0
+    assert "dynamic batching" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "models" / "net" / "1" / "model.onnx").exists()

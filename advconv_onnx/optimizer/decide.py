@@ -23,6 +23,9 @@ from advconv_onnx.runtime.timing import measure
 _KEPT_PROMISE = 0.7
 """Part of what the windows promised that the whole must save for no form to be doubted."""
 
+_DOUBT = 0.01
+"""Width of an interval that is good enough where it is not clear which model is faster."""
+
 _SECONDS = 20.0
 """Time one measurement may take when the user sets no limit."""
 
@@ -66,25 +69,29 @@ class Trial:
             baseline: the original by default.
         """
         written = dict(self._write(candidates, baseline))
-        keys = {name: self._key(parts) for name, parts in written.items()}
-        kept = {name: self.cache.get(keys["baseline"], keys[name]) for name in candidates}
+        against, *keys = map(self._key, written.values())
+        forms = {
+            name: f"whole model {key[:16]}" for name, key in zip(candidates, keys, strict=True)
+        }
+        kept = {name: self.cache.get(against, form) for name, form in forms.items()}
         figures = {name: figure for name, figure in kept.items() if figure is not None}
         paths = {name: parts[0] for name, parts in written.items() if name not in figures}
-        if len(paths) > 1:
-            seconds = self._seconds
-            timed = race(
-                paths,
-                self.inputs,
-                bar=1.0,
-                seed=self.options.seed,
-                time_limit=seconds,
-                **self.options.timing,
-            )
-            figures |= timed
-            if seconds == _SECONDS:  # A figure taken in a hurry would be kept for later runs.
-                for name, figure in timed.items():
-                    self.cache.put(keys["baseline"], keys[name], figure)
-        return figures
+        if len(paths) == 1:
+            return figures
+        seconds = self._seconds
+        timed = race(
+            paths,
+            self.inputs,
+            bar=1.0,
+            seed=self.options.seed,
+            time_limit=seconds,
+            doubt=_DOUBT,
+            **self.options.timing,
+        )
+        if seconds == _SECONDS:  # A figure taken in a hurry would be kept for later runs.
+            for name, figure in timed.items():
+                self.cache.put(against, forms[name], figure)
+        return figures | timed
 
     def _write(
         self, candidates: Mapping[str, Candidate], baseline: Candidate | None
@@ -100,7 +107,7 @@ class Trial:
     def _key(self, parts: Iterable[Path]) -> str:
         """Of a model in the cache: equal for equal files and sizes of inputs."""
         content = " ".join([spell_shapes(self.inputs), *map(files.sha256, parts)])
-        return f"whole model {hashlib.sha256(content.encode()).hexdigest()}"
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def _seconds(self) -> float:

@@ -37,6 +37,7 @@ def race(
     timeout: float = 120.0,
     memory_limit: int | None = None,
     pool: Pool | None = None,
+    doubt: float = _NARROW,
 ) -> dict[str, Figure]:
     """Time model files against the first, paired round by round in random order.
 
@@ -56,6 +57,7 @@ def race(
         timeout: seconds that one candidate may take to load, or for its turn in a round.
         memory_limit: bytes that each process may allocate (not on Windows); None for no limit.
         pool: of processes to use and to leave for further races; None for fresh ones.
+        doubt: width of an interval that is good enough even if the bar lies in it.
 
     Returns:
         By name, what each candidate but the baseline came to.
@@ -74,7 +76,7 @@ def race(
         timeout=timeout,
         memory_limit=memory_limit,
     ) as field:
-        samples = _run_rounds(field, names, bar, time_limit, seed)
+        samples = _run_rounds(field, names, bar, time_limit, seed, doubt)
     timed = [name for name in names[1:] if name not in field.failures]
     ms = float(np.median(samples[:, 0])) / 1e6
     failed = {name: Figure(None, ms, why) for name, why in field.failures.items()}
@@ -83,7 +85,7 @@ def race(
 
 
 def _run_rounds(
-    field: Field, names: list[str], bar: float, time_limit: float, seed: int
+    field: Field, names: list[str], bar: float, time_limit: float, seed: int, doubt: float
 ) -> Nanoseconds:
     """Return the samples, nanoseconds of shape (rounds, candidates), 0 for one that was out."""
     rng = np.random.default_rng(seed)
@@ -98,7 +100,8 @@ def _run_rounds(
         stay = _unbeaten(rivals, bar, _FAR if few else 1.0)
         field.running = [names[0], *stay]
         over = time.perf_counter() - start >= time_limit
-        if not few and (over or all(map(_is_narrow, stay.values()))):
+        settled = all(_is_settled(ratio, bar, doubt) for ratio in stay.values())
+        if not few and (over or settled):
             break
     return np.array(rows)
 
@@ -109,8 +112,9 @@ def _unbeaten(ratios: Mapping[str, Ratio], bar: float, part: float) -> dict[str,
     return {name: ratio for name, ratio in ratios.items() if ratio.high >= part * best}
 
 
-def _is_narrow(ratio: Ratio) -> bool:
-    return ratio.high - ratio.low <= _NARROW * ratio.median
+def _is_settled(ratio: Ratio, bar: float, doubt: float) -> bool:
+    enough = doubt if ratio.low <= bar <= ratio.high else _NARROW
+    return ratio.high - ratio.low <= enough * ratio.median
 
 
 def _ratios(

@@ -59,7 +59,7 @@ def test_a_network_is_converted_and_stays_equal(tmp_path: Path) -> None:
 
 def test_inputs_and_outputs_in_float16(tmp_path: Path) -> None:
     out = tmp_path / "half.onnx"
-    export(write(tmp_path / "m.onnx", CONVS), out, keep_io_types=False)
+    export(write(tmp_path / "m.onnx", CONVS), out, float16_io=True)
     session = open_session(out)
     assert {value.type for value in (*session.get_inputs(), *session.get_outputs())} == {
         "tensor(float16)"

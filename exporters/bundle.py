@@ -1,0 +1,207 @@
+"""Everything a target needs in one folder or zip: the model, what it expects, and how to tell.
+
+    manifest.json     what each file is, its SHA-256, inputs, outputs, device, latency, versions
+    model.onnx        and model.onnx.data, where weights are external
+    samples/0.npz     inputs and the outputs they must give, computed in float64
+    labels.txt        a line for each class, if there are classes
+    report.json       what ``advconv optimize --json`` wrote, if it was given
+
+``bundle_check`` proves a bundle again where it has arrived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from advconv_onnx import model as files
+from advconv_onnx.errors import CheckError, InputError
+from advconv_onnx.exporters.manifest import MANIFEST, MODEL, SAMPLES, SCHEMA, describe
+from advconv_onnx.records import Artifact, Shape
+from advconv_onnx.runtime.engine import resolve_threads, run_session
+from advconv_onnx.runtime.inputs import largest_sample
+from advconv_onnx.runtime.providers import device
+from advconv_onnx.runtime.session import open_session
+from advconv_onnx.runtime.timing import measure
+from advconv_onnx.runtime.validate import Evidence, gather, validate_run
+
+MAX_ERROR = 1e-4
+"""Of an output's range: what rounding explains."""
+
+_MOST_SAMPLES = 4
+
+_SECONDS = 5.0
+"""Time for the measurement of the latency."""
+
+_VERSIONS = ("advconv-onnx", "numpy", "onnx", "onnxruntime")
+
+
+def export(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    inputs: Mapping[str, Shape] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    max_error: float = MAX_ERROR,
+    threads: int | None = None,
+    data: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Artifact:
+    """Write a model with all that belongs to it.
+
+    Args:
+        model: path of an ONNX file, which is never modified.
+        out: a folder that does not exist yet, or a file that ends in .zip.
+        inputs: shapes for some of its inputs.
+        labels: text file with a line for each class.
+        report: what ``advconv optimize --json`` wrote.
+        preprocessing: what is done to a picture before the model sees it; kept as it is.
+        max_error: largest difference from float64 accepted, here and where it is checked again,
+            relative to an output's range.
+        threads: intra-op threads; None for one per physical core.
+        data: arrays for inputs, used as they are.
+        seed: of the inputs that are drawn.
+        progress: called with the name of each stage as it begins.
+
+    Raises:
+        InputError: a file cannot be read or written, or ``out`` exists as a folder.
+        CheckError: ONNX Runtime does not compute what the model says.
+    """
+    announce = progress or (lambda stage: None)
+    target = Path(out)
+    if target.suffix != ".zip" and target.exists():
+        raise InputError(f"'{target}' exists; remove it, or name another folder or a .zip")
+    loaded = files.load_runnable(model, inputs or {})
+    extra = {"labels.txt": _read(labels), "report.json": _read(report)}
+    announce("running in float64")
+    evidence = gather(loaded, seed=seed, threads=threads, data=data)
+    session = open_session(loaded, threads=threads)
+    found = validate_run(
+        loaded,
+        lambda sample: run_session(session, sample),
+        evidence=evidence,
+        max_error=max_error,
+        threads=threads,
+    )
+    if not found.passed:
+        raise CheckError(
+            f"nothing was written: ONNX Runtime differs by {found.max_relative:.1e} of a range"
+        )
+    with _new_folder(target) as folder:
+        announce("writing")
+        files.save(loaded, folder / MODEL)
+        for name, content in extra.items():
+            if content is not None:
+                (folder / name).write_bytes(content)
+        _write_samples(folder, loaded, evidence, session)
+        announce("measuring")
+        timed = largest_sample(loaded, seed=seed, threads=threads, data=data)
+        measured = measure(
+            {MODEL: folder / MODEL}, timed.inputs, threads=threads, time_limit=_SECONDS
+        )
+        manifest = {
+            "schema": SCHEMA,
+            "files": dict(describe(folder)),
+            "inputs": [_interface(value) for value in loaded.graph.inputs],
+            "outputs": [_interface(value) for value in loaded.graph.outputs],
+            "preprocessing": preprocessing,
+            "max_error": max_error,
+            "device": dataclasses.asdict(device("cpu", resolve_threads(threads))),
+            "latency_ms": dataclasses.asdict(measured.timings[0].latency),
+            "latency_inputs": measured.shape,
+            "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        }
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+        written = _publish(folder, target)
+    size = sum(path.stat().st_size for path in written)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    note = f"whoever must trust the bundle compares the SHA-256 of its manifest: {digest}"
+    return Artifact("bundle", tuple(map(str, written)), size, found, notes=(note,))
+
+
+def _read(path: str | os.PathLike[str] | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from error
+
+
+def _interface(value: ir.Value) -> dict[str, Any]:
+    shape = None if value.shape is None else [_dim(dim) for dim in value.shape]
+    kind = None if value.dtype is None else value.dtype.name.lower()
+    return {"name": value.name, "type": kind, "shape": shape}
+
+
+def _dim(dim: int | ir.SymbolicDim) -> int | str | None:
+    return dim if isinstance(dim, int) else dim.value
+
+
+def _write_samples(
+    folder: Path, model: ir.Model, evidence: Evidence, session: ort.InferenceSession
+) -> None:
+    """Inputs, and what float64 makes of them; ONNX Runtime where there is no float64."""
+    (folder / SAMPLES).mkdir()
+    exact = evidence.exact
+    known = [s for s in evidence.samples if exact and id(s) in exact.outputs]
+    for number, sample in enumerate((known or evidence.samples)[:_MOST_SAMPLES]):
+        computed = run_session(session, sample.inputs)
+        if exact is not None:
+            judged = exact.outputs[id(sample)]
+            computed = {n: judged[n].astype(array.dtype) for n, array in computed.items()}
+        names = [value.name or "" for value in model.graph.inputs]
+        arrays = {f"input_{i}": sample.inputs[name] for i, name in enumerate(names)}
+        arrays |= {f"output_{i}": array for i, array in enumerate(computed.values())}
+        np.savez(folder / SAMPLES / f"{number}.npz", **arrays)
+
+
+@contextlib.contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the target, gone in the end unless it was renamed."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write '{target}': {reason}; choose another place") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(folder: Path, target: Path) -> tuple[Path, ...]:
+    """Put a finished folder where it belongs, as it is or as a zip; whole or not at all."""
+    if target.suffix != ".zip":
+        folder.chmod(0o755)  # a temporary folder is its maker's alone
+        folder.rename(target)
+        return tuple(sorted(path for path in target.rglob("*") if path.is_file()))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            info = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # of 1980, for all alike
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(info, path.read_bytes())
+    files.write_bytes(target, packed.getvalue())
+    return (target,)
