@@ -51,7 +51,6 @@ _TERMINATED = 128 + signal.SIGTERM
 _TARGETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "fp16": ("fp16", ("float16_io",)),
     "ort": ("ort_format", ()),
-    "triton": ("triton", ("name",)),
     "bundle": ("bundle", ("labels", "report")),
 }
 """What ``convert`` converts to: the file of ``exporters``, and the options of its own."""
@@ -580,7 +579,7 @@ def convert(
         typer.Option(
             "--to",
             metavar="|".join(_TARGETS),
-            help="Mixed precision, a .ort file, a Triton repository, or a bundle (folder or .zip).",
+            help="Mixed precision, a .ort file, or a bundle (folder or .zip).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")],
@@ -588,9 +587,6 @@ def convert(
     float16_io: Annotated[
         bool, typer.Option("--float16-io", help="fp16: inputs and outputs in float16 too.")
     ] = False,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="triton: of the model, else its file's.")
-    ] = None,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="bundle: text, a line for each class.")
     ] = None,
@@ -614,8 +610,8 @@ def convert(
 ) -> None:
     """Convert a model for deployment, and prove that it still computes the same."""
     shapes = parse_inputs(inputs)
-    special = {"float16_io": float16_io, "name": name, "labels": labels, "report": report}
-    options = {option: value for option, value in special.items() if value}
+    special = {"float16_io": float16_io, "labels": labels, "report": report}
+    options: dict[str, Any] = {option: value for option, value in special.items() if value}
     if target not in _TARGETS:
         raise InputError(f"--to '{target}' is unknown; use {', '.join(_TARGETS)}")
     module, own = _TARGETS[target]

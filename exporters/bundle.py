@@ -171,7 +171,7 @@ def _write_samples(
             judged = exact.outputs[id(sample)]
             computed = {n: judged[n].astype(array.dtype) for n, array in computed.items()}
         names = [value.name or "" for value in model.graph.inputs]
-        arrays = {f"input_{i}": sample.inputs[name] for i, name in enumerate(names)}
+        arrays: dict[str, Any] = {f"input_{i}": sample.inputs[n] for i, n in enumerate(names)}
         arrays |= {f"output_{i}": array for i, array in enumerate(computed.values())}
         np.savez(folder / SAMPLES / f"{number}.npz", **arrays)
 

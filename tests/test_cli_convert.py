@@ -42,7 +42,7 @@ def test_float16_with_its_report(
         (["--to", "fp16", "--max-error", "0"], "is not a number above 0"),
         (["--to", "ort"], "end it in .ort"),
         (["--to", "ort", "--float16-io"], "--float16-io is not for --to ort"),
-        (["--to", "triton", "--labels", "l.txt"], "--labels is not for --to triton"),
+        (["--to", "ort", "--labels", "l.txt"], "--labels is not for --to ort"),
         (["--to", "fp16", "--input", "y=1x3x8x8"], "'y'"),
     ],
 )
@@ -101,12 +101,3 @@ def test_a_tampered_bundle_fails(
     (out / "model.onnx").write_bytes(b"")
     assert main(["validate", str(out)]) == 1
     assert "model.onnx" in capsys.readouterr().err
-
-
-def test_a_repository_for_triton(
-    block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    call = ["convert", str(block), "--to", "triton", "-o", str(tmp_path / "models")]
-    assert main([*call, "--name", "net"]) == 0
-    assert "dynamic batching" in " ".join(capsys.readouterr().out.split())
-    assert (tmp_path / "models" / "net" / "1" / "model.onnx").exists()

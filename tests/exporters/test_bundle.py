@@ -114,7 +114,12 @@ def flip(path: Path) -> None:
 
 
 def relink(path: Path) -> None:
-    moved = path.rename(path.parent.parent / "elsewhere")
+    outside = next(
+        parent
+        for parent in path.parents
+        if not (parent / "manifest.json").exists() and parent.name != "samples"
+    )
+    moved = path.rename(outside / "elsewhere")
     path.symlink_to(moved)
 
 
