@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError
-from advconv_onnx.exporters.fp16 import MAX_ERROR, export
+from advconv_onnx.exporters.fp16 import MAX_ERROR, _fewest, export
 from advconv_onnx.records import Artifact
 from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.session import open_session
@@ -126,3 +126,36 @@ def test_nothing_in_float32(tmp_path: Path) -> None:
     files.save(parse(f"{text} {{ z = Neg (x) }}"), tmp_path / "m.onnx")
     with pytest.raises(InputError, match="nothing can be converted"):
         export(tmp_path / "m.onnx", tmp_path / "half.onnx")
+
+
+def test_larger_values_than_were_tried_are_reckoned_with(tmp_path: Path) -> None:
+    nodes = "a = Mul (x, big) b = Mul (a, small) z = Conv <pads = [1, 1, 1, 1]> (b, w)"
+    weights = {"big": np.float32(6000), "small": np.float32(1e-3)}
+    artifact, _ = converted(tmp_path, nodes, **weights)  # up to about 24,000
+    assert [layer.op_type for layer in artifact.layers if "range" in layer.kept] == ["Mul"]
+
+
+def test_nothing_is_cast_between_two_converted_layers(tmp_path: Path) -> None:
+    _, half = converted(tmp_path, CONVS)
+    operators = [node.op_type for node in files.load(half).graph]
+    assert operators == ["Cast", "Conv", "Relu", "Conv", "Cast"]
+
+
+def test_loops_stay_in_float32(tmp_path: Path) -> None:
+    body = (
+        "t (int64 i, bool c, float[N, 4, 9, 8] s) => (bool d, float[N, 4, 9, 8] r) "
+        "{ d = Identity (c) r = Add (s, s) }"
+    )
+    nodes = (
+        "a = Conv <pads = [1, 1, 1, 1]> (x, w) "
+        f"b = Loop (count, go, a) <body = {body}> z = Conv <pads = [1, 1, 1, 1]> (b, w)"
+    )
+    artifact, half = converted(tmp_path, nodes, count=np.array(2), go=np.array(True))
+    assert {layer.op_type for layer in artifact.layers} == {"Conv"}
+    assert in_half_arithmetic(tmp_path / "m.onnx", half) < MAX_ERROR
+
+
+def test_layers_that_need_not_stay_are_let_go_again() -> None:
+    nodes = [ir.node(str(number), []) for number in range(16)]
+    needed = {nodes[3], nodes[12]}
+    assert set(_fewest(nodes, lambda some: needed <= set(some))) == needed
