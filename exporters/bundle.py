@@ -90,6 +90,7 @@ def export(
     target = Path(out)
     if target.suffix != ".zip" and target.exists():
         raise InputError(f"'{target}' exists; remove it, or name another folder or a .zip")
+    files.check_writable(target)
     loaded = files.load_runnable(model, inputs or {})
     extra = {"labels.txt": _read(labels), "report.json": _read(report)}
     announce("running in float64")
