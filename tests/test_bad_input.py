@@ -91,7 +91,6 @@ OPTIMIZE = "optimize good.onnx -o out.onnx"
 
 MODELS = {
     "nowhere.onnx": "No such file or directory",
-    "scratch": "Is a directory",
     "truncated.onnx": "truncated",
     "text.onnx": "is no ONNX model",
     "empty.onnx": "is empty",
@@ -104,6 +103,15 @@ CALLS = {
     "bogus": "No such command 'bogus'",
     "optimize": "Missing argument 'MODEL'",
     "optimize good.onnx": "Missing option",
+    "optimize scratch -o out.onnx": "Is a directory",
+    "inspect scratch": "Is a directory",
+    "bench scratch": "Is a directory",
+    "validate scratch": "is no bundle: it has no manifest.json",
+    "validate nowhere.zip": "cannot read 'nowhere.zip'",
+    "convert good.onnx --to fp8 -o out.onnx": "use fp16, ort, bundle",
+    "convert good.onnx --to ort -o out.onnx": "end it in .ort",
+    "convert good.onnx --to bundle -o scratch": "'scratch' exists",
+    "convert good.onnx --to bundle -o no/such.zip": "cannot write 'no/such.zip'",
     f"{OPTIMIZE} --fast": "No such option: --fast",
     f"{OPTIMIZE} --input y=1x3x8x8": "no such input; it has 'x'",
     f"{OPTIMIZE} --input x=3x8x8": "3 dimensions given, the model's input has 4 (Nx3xHxW)",
@@ -163,7 +171,10 @@ FAILED_CHECKS = {
 
 
 def every_call() -> list[tuple[str, int, str]]:
-    commands = ["optimize {} -o out.onnx", "inspect {}", "validate {}", "bench {}"]
+    commands = [
+        *("optimize {} -o out.onnx", "inspect {}", "validate {}", "bench {}"),
+        *(f"convert {{}} --to {target} -o out.{target}" for target in ("fp16", "ort", "bundle")),
+    ]
     calls = [(c.format(m), 2, why) for c in commands for m, why in MODELS.items()]
     commands.remove("inspect {}")
     calls += [(c.format(m), 2, why) for c in commands for m, why in NOT_RUNNABLE.items()]
