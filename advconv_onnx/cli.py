@@ -618,17 +618,15 @@ def convert(
     for option in options.keys() - own:
         raise InputError(f"--{option.replace('_', '-')} is not for --to {target}; leave it out")
     _check_json(json, model, out)
+    _keep_inputs([out, json], [labels, report])
     import importlib
 
-    from advconv_onnx import model as files
     from advconv_onnx.report import schema, terminal
 
     if max_error is not None:
         options["max_error"] = max_error
     with _progress(quiet) as announce:
         announce("reading")
-        given = [model, labels, report, *files.data_files(files.load(model))]
-        _keep_inputs([out, Path(f"{out}.data"), json], given)
         options["data"] = _read_arrays(data)
         run = importlib.import_module(f"advconv_onnx.exporters.{module}").export
         found = run(

@@ -297,7 +297,7 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
     """
     file = Path(path).resolve() if os.path.islink(path) else Path(path)
     written = []
-    with _staging_folder(file) as folder:
+    with staging_folder(file) as folder:
         external = f"{file.name}.data" if _wants_external_data(model) else None
         try:
             if external:
@@ -328,7 +328,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         InputError: the file cannot be written; nothing is left behind.
     """
     file = Path(path).resolve() if os.path.islink(path) else Path(path)
-    with _staging_folder(file) as folder:
+    with staging_folder(file) as folder:
         try:
             (folder / file.name).write_bytes(content)
             _flush(folder / file.name)
@@ -343,8 +343,29 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: the folder is missing or read-only, or the path is a folder or a device.
     """
-    with _staging_folder(Path(path)):
+    with staging_folder(Path(path)):
         pass
+
+
+def check_output(
+    path: str | os.PathLike[str], source: str | os.PathLike[str], model: ir.Model
+) -> None:
+    """Refuse an output path that cannot be written, or would replace a part of the input.
+
+    Args:
+        path: of the output; its data may go beside it.
+        source: file of the input model.
+        model: which was read from it.
+
+    Raises:
+        InputError: as ``check_writable``, or the path is part of the input model.
+    """
+    for output in (Path(path), Path(f"{path}.data")):
+        if any(is_same_file(output, part) for part in (Path(source), *data_files(model))):
+            raise InputError(
+                f"'{output}' is part of the input model, which is never modified; name another -o"
+            )
+    check_writable(path)
 
 
 def is_same_file(one: Path, other: Path) -> bool:
@@ -355,7 +376,12 @@ def is_same_file(one: Path, other: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _staging_folder(file: Path) -> Iterator[Path]:
+def staging_folder(file: Path) -> Iterator[Path]:
+    """A folder beside a file, or a new folder, to write into before it is renamed.
+
+    Raises:
+        InputError: the folder above is missing or read-only, or there is something else already.
+    """
     # Renaming would replace a device or a pipe instead of writing to it.
     if file.exists() and not file.is_file():
         kind = "a folder" if file.is_dir() else "no regular file"

@@ -239,6 +239,14 @@ class Validation:
         """The worst relative difference over all compared tensors."""
         return max((check.max_relative for check in self.checks), default=0.0)
 
+    @property
+    def failure(self) -> str:
+        """Why it failed, in one line."""
+        worst = max(self.checks, key=lambda check: check.max_relative, default=None)
+        if worst is not None and worst.max_relative > self.max_error:
+            return f"'{worst.tensor}' differs by {worst.max_relative:.1e} of its range"
+        return "; ".join(self.notes) or "the outputs differ"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Device:

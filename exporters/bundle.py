@@ -11,18 +11,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import io
 import json
 import os
-import shutil
 import stat
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,7 @@ from advconv_onnx.errors import CheckError, InputError
 from advconv_onnx.exporters.manifest import MANIFEST, MODEL, SAMPLES, SCHEMA, describe
 from advconv_onnx.records import Artifact, Shape
 from advconv_onnx.runtime.engine import resolve_threads, run_session
-from advconv_onnx.runtime.inputs import largest_sample
+from advconv_onnx.runtime.inputs import largest
 from advconv_onnx.runtime.providers import device
 from advconv_onnx.runtime.session import open_session
 from advconv_onnx.runtime.timing import measure
@@ -90,8 +87,8 @@ def export(
     target = Path(out)
     if target.suffix != ".zip" and target.exists():
         raise InputError(f"'{target}' exists; remove it, or name another folder or a .zip")
-    files.check_writable(target)
     loaded = files.load_runnable(model, inputs or {})
+    files.check_output(target, model, loaded)
     extra = {"labels.txt": _read(labels), "report.json": _read(report)}
     announce("running in float64")
     evidence = gather(loaded, seed=seed, threads=threads, data=data)
@@ -104,10 +101,8 @@ def export(
         threads=threads,
     )
     if not found.passed:
-        raise CheckError(
-            f"nothing was written: ONNX Runtime differs by {found.max_relative:.1e} of a range"
-        )
-    with _new_folder(target) as folder:
+        raise CheckError(f"nothing was written: {found.failure}")
+    with files.staging_folder(target) as folder:
         announce("writing")
         files.save(loaded, folder / MODEL)
         for name, content in extra.items():
@@ -115,10 +110,8 @@ def export(
                 (folder / name).write_bytes(content)
         _write_samples(folder, loaded, evidence, session)
         announce("measuring")
-        timed = largest_sample(loaded, seed=seed, threads=threads, data=data)
-        measured = measure(
-            {MODEL: folder / MODEL}, timed.inputs, threads=threads, time_limit=_SECONDS
-        )
+        timed = largest(evidence.samples).inputs
+        measured = measure({MODEL: folder / MODEL}, timed, threads=threads, time_limit=_SECONDS)
         manifest = {
             "schema": SCHEMA,
             "files": dict(describe(folder)),
@@ -175,20 +168,6 @@ def _write_samples(
         arrays: dict[str, Any] = {f"input_{i}": sample.inputs[n] for i, n in enumerate(names)}
         arrays |= {f"output_{i}": array for i, array in enumerate(computed.values())}
         np.savez(folder / SAMPLES / f"{number}.npz", **arrays)
-
-
-@contextlib.contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target, gone in the end unless it was renamed."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"cannot write '{target}': {reason}; choose another place") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(folder: Path, target: Path) -> tuple[Path, ...]:

@@ -99,9 +99,9 @@ def export(
         CheckError: not even one node can be in float16, or the converted model differs.
     """
     announce = progress or (lambda stage: None)
-    files.check_writable(out)
-    original = settle(files.load_runnable(model, inputs or {}))
-    files.infer_shapes(original)
+    loaded = files.load_runnable(model, inputs or {})
+    files.check_output(out, model, loaded)
+    original = settle(loaded)
     nodes = _convertible(original)
     if not nodes:
         raise InputError(f"'{model}': no operator computes in float32; nothing can be converted")
@@ -115,7 +115,7 @@ def export(
     converted = _converted(original, kept)
     found = _compared(original, converted, evidence, max_error, threads)
     if not found.passed:
-        raise CheckError(f"nothing was written: {_why(found)}")
+        raise CheckError(f"nothing was written: {found.failure}")
     if float16_io:
         _narrow_interface(converted)
     announce("writing")
@@ -469,10 +469,3 @@ def _narrow_interface(model: ir.Model) -> None:
         if own.producer() is not None:  # what the graph returns needs a node that makes it
             _return_instead(graph, node.outputs[0], own)
     clean(model)
-
-
-def _why(found: Validation) -> str:
-    worst = max(found.checks, key=lambda check: check.max_relative, default=None)
-    if worst is not None and worst.max_relative > found.max_error:
-        return f"'{worst.tensor}' differs by {worst.max_relative:.1e} of its range in float16"
-    return "; ".join(found.notes) or "the outputs differ"

@@ -63,9 +63,9 @@ def export(
     if target.suffix != ".ort":
         raise InputError(f"-o '{out}': ONNX Runtime knows its format by the name; end it in .ort")
     config = target.with_suffix(".required_operators.config")
-    for path in (target, config):
-        files.check_writable(path)
     original = files.load_runnable(model, inputs or {})
+    for path in (target, config):
+        files.check_output(path, model, original)
     announce("running in float64")
     evidence = gather(original, seed=seed, threads=threads, data=data)
     with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
@@ -85,10 +85,7 @@ def export(
             threads=threads,
         )
         if not found.passed:
-            raise CheckError(
-                f"nothing was written: the converted model differs by {found.max_relative:.1e} of "
-                f"an output's range ({'; '.join(found.notes) or 'no further notes'})"
-            )
+            raise CheckError(f"nothing was written: {found.failure}")
         announce("writing")
         files.write_bytes(target, made.read_bytes())
         files.write_bytes(config, Path(folder, "operators.config").read_bytes())

@@ -15,7 +15,6 @@ from typing import Any
 import onnx_ir as ir
 
 from advconv_onnx import model as files
-from advconv_onnx.errors import InputError
 from advconv_onnx.inspection import inspect
 from advconv_onnx.optimizer.cache import Cache
 from advconv_onnx.optimizer.decide import Trial, keep_forms, keep_fusions
@@ -127,13 +126,7 @@ def _open(source: Path, target: Path, options: Options) -> ir.Model:
     original = files.load_reshaped(source, options.inputs)
     if options.level == "search":
         files.check_domains(original, str(source))
-    inputs = [source, *files.data_files(original)]
-    for output in (target, Path(f"{target}.data")):
-        if any(files.is_same_file(output, part) for part in inputs):
-            raise InputError(
-                f"'{output}' is part of the input model, which is never modified; name another -o"
-            )
-    files.check_writable(target)
+    files.check_output(target, source, original)
     return original
 
 

@@ -94,7 +94,7 @@ class Rewriting:
             if validation.passed:
                 return Candidate(fusing.model, _certified(records, validation), validation)
             self._announce("finding the rewrite that breaks the model")
-            reason = _why(validation)
+            reason = validation.failure
             if self._give_up_guilty_pass(base, reason):
                 continue
             if not fusing.applied:
@@ -103,7 +103,7 @@ class Rewriting:
             banned[guilty.rule, guilty.nodes] = dataclasses.replace(
                 guilty, status="inaccurate", reason=reason
             )
-        return self.untouched(records, "inaccurate", _why(validation))
+        return self.untouched(records, "inaccurate", validation.failure)
 
     def untouched(self, records: Sequence[Rewrite], status: Status, reason: str) -> Candidate:
         """The original itself, with the rewrites that were tried marked as given up.
@@ -113,7 +113,7 @@ class Rewriting:
         """
         validation = self.validate(self._original)
         if not validation.passed:
-            raise CheckError(f"nothing can be proved about this model: {_why(validation)}")
+            raise CheckError(f"nothing can be proved about this model: {validation.failure}")
         given_up = tuple(
             dataclasses.replace(record, status=status, reason=reason)
             if record.status == "applied"
@@ -270,11 +270,3 @@ def _certified(records: Sequence[Rewrite], validation: Validation) -> tuple[Rewr
         else r
         for r in records
     )
-
-
-def _why(validation: Validation) -> str:
-    """Why a validation failed, in one line."""
-    worst = max(validation.checks, key=lambda check: check.max_relative, default=None)
-    if worst is not None and worst.max_relative > validation.max_error:
-        return f"'{worst.tensor}' differs by {worst.max_relative:.1e} of its range"
-    return "; ".join(validation.notes) or "the outputs differ"

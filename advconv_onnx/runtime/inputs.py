@@ -116,7 +116,11 @@ def largest_sample(
 
     Arguments and errors are those of ``runnable_samples``.
     """
-    samples = runnable_samples(model, seed=seed, threads=threads, data=data)
+    return largest(runnable_samples(model, seed=seed, threads=threads, data=data))
+
+
+def largest(samples: Sequence[Sample]) -> Sample:
+    """Return the sample with most elements."""
     return max(samples, key=lambda sample: sum(array.size for array in sample.inputs.values()))
 
 

@@ -159,3 +159,11 @@ def test_layers_that_need_not_stay_are_let_go_again() -> None:
     nodes = [ir.node(str(number), []) for number in range(16)]
     needed = {nodes[3], nodes[12]}
     assert set(_fewest(nodes, lambda some: needed <= set(some))) == needed
+
+
+def test_the_model_is_never_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", CONVS)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="never modified"):
+        export(path, path)
+    assert path.read_bytes() == before
