@@ -32,9 +32,6 @@ if sys.platform != "win32":
 
 _PACKAGE_ROOT = Path(__file__).parents[2]
 
-_LONG = 50_000_000
-"""Nanoseconds of an inference that needs none before it to fill caches and to wake threads."""
-
 
 class Worker:
     """The parent's end: a process that loads a model and times it on request, then another one.
@@ -100,7 +97,7 @@ class Worker:
         self._receive()
 
     def time_inference(self) -> int:
-        """Measure one inference, after an unmeasured one if they are short; return nanoseconds.
+        """Make one unmeasured and one measured inference; return the latter's nanoseconds.
 
         Raises:
             CheckError: the model does not run, or the process crashed or hung.
@@ -195,19 +192,16 @@ def _read_lines(lines: queue.SimpleQueue[str]) -> None:
 def _serve(lines: queue.SimpleQueue[str], answer: Callable[..., None]) -> None:
     session: ort.InferenceSession | None = None
     inputs: dict[str, np.ndarray] = {}
-    took = 0
     while True:
         line = lines.get().strip()
         if line == "run":
             assert session is not None
-            if took < _LONG:
-                run_session(session, inputs)
+            run_session(session, inputs)
             start = time.perf_counter_ns()
             session.run(None, inputs)
-            took = time.perf_counter_ns() - start
-            answer(ns=took)
+            answer(ns=time.perf_counter_ns() - start)
             continue
-        session, inputs, took = None, {}, 0  # frees them before the next ones need memory
+        session, inputs = None, {}  # frees them before the next ones need memory
         if line != "unload":
             session, inputs = _load(**json.loads(line))
             answer(loaded=True)

@@ -1,4 +1,5 @@
 import contextlib
+import queue
 import resource
 import signal
 import subprocess
@@ -66,6 +67,31 @@ def test_times_as_often_as_asked(start):
     worker = start("{ y = Neg(x) }")
     worker.wait_until_loaded()
     assert all(worker.time_inference() > 0 for _ in range(3))
+
+
+def test_every_turn_begins_with_an_unmeasured_inference(monkeypatch):
+    """However long they take: else a slow model would be measured cold, its rival warm."""
+    turns, answers = [], []
+
+    class Session:
+        def run(self, names, inputs):
+            turns.append("measured")
+            time.sleep(0.06)
+
+    monkeypatch.setattr(module, "_load", lambda **request: (Session(), {}))
+    monkeypatch.setattr(module, "run_session", lambda session, inputs: turns.append("unmeasured"))
+    lines = queue.SimpleQueue()
+    for line in ("{}", "run", "run", "run"):
+        lines.put(line)
+
+    def answer(**content):
+        answers.append(content)
+        if len(answers) == 4:
+            raise EOFError
+
+    with pytest.raises(EOFError):
+        module._serve(lines, answer)
+    assert turns == ["unmeasured", "measured"] * 3
 
 
 def test_model_that_does_not_load_is_reported_in_its_words(start):
