@@ -48,12 +48,8 @@ _CTRL_C = 130
 
 _TERMINATED = 128 + signal.SIGTERM
 
-_TARGETS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "fp16": ("fp16", ("float16_io",)),
-    "ort": ("ort_format", ()),
-    "bundle": ("bundle", ("labels", "report")),
-}
-"""What ``convert`` converts to: the file of ``exporters``, and the options of its own."""
+_TARGETS: Mapping[str, str] = {"fp16": "fp16", "ort": "ort_format", "bundle": "bundle"}
+"""What ``convert`` converts to, and the file of ``exporters`` with its ``Options``."""
 
 _PACKAGES = (
     ("onnx", "reading and checking models", "pip install advconv-onnx"),
@@ -614,22 +610,23 @@ def convert(
     options: dict[str, Any] = {option: value for option, value in special.items() if value}
     if target not in _TARGETS:
         raise InputError(f"--to '{target}' is unknown; use {', '.join(_TARGETS)}")
-    module, own = _TARGETS[target]
-    for option in options.keys() - own:
-        raise InputError(f"--{option.replace('_', '-')} is not for --to {target}; leave it out")
     _check_json(json, model, out)
     _keep_inputs([out, json], [labels, report])
     import importlib
 
     from advconv_onnx.report import schema, terminal
 
+    exporter = importlib.import_module(f"advconv_onnx.exporters.{_TARGETS[target]}")
+    known = {field.name for field in dataclasses.fields(exporter.Options)}
+    for option in sorted(options.keys() - known):
+        raise InputError(f"--{option.replace('_', '-')} is not for --to {target}; leave it out")
+
     if max_error is not None:
         options["max_error"] = max_error
     with _progress(quiet) as announce:
         announce("reading")
         options["data"] = _read_arrays(data)
-        run = importlib.import_module(f"advconv_onnx.exporters.{module}").export
-        found = run(
+        found = exporter.export(
             model, out, inputs=shapes, threads=threads, seed=seed, progress=announce, **options
         )
     _publish([] if quiet else [terminal.artifact(found)], schema.artifact(found), json)

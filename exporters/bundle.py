@@ -19,7 +19,7 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,16 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from advconv_onnx import model as files
-from advconv_onnx.errors import CheckError, InputError
+from advconv_onnx.errors import InputError
+from advconv_onnx.exporters import options
 from advconv_onnx.exporters.manifest import MANIFEST, MODEL, SAMPLES, SCHEMA, describe
-from advconv_onnx.records import Artifact, Shape
+from advconv_onnx.records import Artifact, Preprocessing
 from advconv_onnx.runtime.engine import resolve_threads, run_session
 from advconv_onnx.runtime.inputs import largest
 from advconv_onnx.runtime.providers import device
 from advconv_onnx.runtime.session import open_session
 from advconv_onnx.runtime.timing import measure
-from advconv_onnx.runtime.validate import Evidence, gather, validate_run
-
-MAX_ERROR = 1e-4
-"""Of an output's range: what rounding explains."""
+from advconv_onnx.runtime.validate import Evidence
 
 _MOST_SAMPLES = 4
 
@@ -49,59 +47,52 @@ _SECONDS = 5.0
 _VERSIONS = ("advconv-onnx", "numpy", "onnx", "onnxruntime")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(options.Options):
+    """Also for bundles.
+
+    Attributes:
+        max_error: also holds where the bundle is checked again.
+        labels: text file with a line for each class.
+        report: what ``advconv optimize --json`` wrote.
+        preprocessing: what is done to a picture before the model sees it.
+    """
+
+    labels: str | os.PathLike[str] | None = None
+    report: str | os.PathLike[str] | None = None
+    preprocessing: Preprocessing | None = None
+
+
 def export(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    inputs: Mapping[str, Shape] | None = None,
-    labels: str | os.PathLike[str] | None = None,
-    report: str | os.PathLike[str] | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
-    max_error: float = MAX_ERROR,
-    threads: int | None = None,
-    data: Mapping[str, np.ndarray] | None = None,
-    seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    **wanted: Any,
 ) -> Artifact:
     """Write a model with all that belongs to it.
 
     Args:
         model: path of an ONNX file, which is never modified.
         out: a folder that does not exist yet, or a file that ends in .zip.
-        inputs: shapes for some of its inputs.
-        labels: text file with a line for each class.
-        report: what ``advconv optimize --json`` wrote.
-        preprocessing: what is done to a picture before the model sees it; kept as it is.
-        max_error: largest difference from float64 accepted, here and where it is checked again,
-            relative to an output's range.
-        threads: intra-op threads; None for one per physical core.
-        data: arrays for inputs, used as they are.
-        seed: of the inputs that are drawn.
         progress: called with the name of each stage as it begins.
+        wanted: the fields of ``Options``.
 
     Raises:
         InputError: a file cannot be read or written, or ``out`` exists as a folder.
         CheckError: ONNX Runtime does not compute what the model says.
     """
+    asked = Options(**wanted)
     announce = progress or (lambda stage: None)
     target = Path(out)
     if target.suffix != ".zip" and target.exists():
         raise InputError(f"'{target}' exists; remove it, or name another folder or a .zip")
-    loaded = files.load_runnable(model, inputs or {})
-    files.check_output(target, model, loaded)
-    extra = {"labels.txt": _read(labels), "report.json": _read(report)}
+    loaded = asked.load(model, target)
+    extra = {"labels.txt": _read(asked.labels), "report.json": _read(asked.report)}
     announce("running in float64")
-    evidence = gather(loaded, seed=seed, threads=threads, data=data)
-    session = open_session(loaded, threads=threads)
-    found = validate_run(
-        loaded,
-        lambda sample: run_session(session, sample),
-        evidence=evidence,
-        max_error=max_error,
-        threads=threads,
-    )
-    if not found.passed:
-        raise CheckError(f"nothing was written: {found.failure}")
+    evidence = asked.gather(loaded)
+    session = open_session(loaded, threads=asked.threads)
+    found = asked.prove(loaded, lambda sample: run_session(session, sample), evidence)
     with files.staging_folder(target) as folder:
         announce("writing")
         files.save(loaded, folder / MODEL)
@@ -110,27 +101,38 @@ def export(
                 (folder / name).write_bytes(content)
         _write_samples(folder, loaded, evidence, session)
         announce("measuring")
-        timed = largest(evidence.samples).inputs
-        measured = measure({MODEL: folder / MODEL}, timed, threads=threads, time_limit=_SECONDS)
-        manifest = {
-            "schema": SCHEMA,
-            "files": dict(describe(folder)),
-            "inputs": [_interface(value) for value in loaded.graph.inputs],
-            "outputs": [_interface(value) for value in loaded.graph.outputs],
-            "preprocessing": preprocessing,
-            "max_error": max_error,
-            "device": dataclasses.asdict(device("cpu", resolve_threads(threads))),
-            "latency_ms": dataclasses.asdict(measured.timings[0].latency),
-            "latency_inputs": measured.shape,
-            "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
-        }
-        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(
+            _manifest(folder, loaded, evidence, asked),
+            indent=2,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
         (folder / MANIFEST).write_text(text, encoding="utf-8")
         written = _publish(folder, target)
     size = sum(path.stat().st_size for path in written)
     digest = hashlib.sha256(text.encode()).hexdigest()
     note = f"whoever must trust the bundle compares the SHA-256 of its manifest: {digest}"
     return Artifact("bundle", tuple(map(str, written)), size, found, notes=(note,))
+
+
+def _manifest(folder: Path, model: ir.Model, evidence: Evidence, asked: Options) -> dict[str, Any]:
+    """What the files of a folder are, and how fast the model is here."""
+    timed = largest(evidence.samples).inputs
+    paths = {MODEL: folder / MODEL}
+    measured = measure(paths, timed, threads=asked.threads, time_limit=_SECONDS)
+    prepared = asked.preprocessing
+    return {
+        "schema": SCHEMA,
+        "files": dict(describe(folder)),
+        "inputs": [_interface(value) for value in model.graph.inputs],
+        "outputs": [_interface(value) for value in model.graph.outputs],
+        "preprocessing": None if prepared is None else dataclasses.asdict(prepared),
+        "max_error": asked.max_error,
+        "device": dataclasses.asdict(device("cpu", resolve_threads(asked.threads))),
+        "latency_ms": dataclasses.asdict(measured.timings[0].latency),
+        "latency_inputs": measured.shape,
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+    }
 
 
 def _read(path: str | os.PathLike[str] | None) -> bytes | None:

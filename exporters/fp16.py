@@ -19,6 +19,7 @@ float32, and writes invalid models where bodies read what it converts (onnxrunti
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -29,15 +30,13 @@ import onnx_ir as ir
 
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError
-from advconv_onnx.records import Artifact, LayerPrecision, Shape, Validation
+from advconv_onnx.exporters import options
+from advconv_onnx.records import Artifact, LayerPrecision, Validation
 from advconv_onnx.rewriter.simplify import clean, settle
 from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.inputs import Sample
 from advconv_onnx.runtime.session import open_session
-from advconv_onnx.runtime.validate import Evidence, gather, validate
-
-MAX_ERROR = 5e-3
-"""Of an output's range: ten times the half unit of float16's last place."""
+from advconv_onnx.runtime.validate import Evidence, validate
 
 _LARGEST = 65504.0
 """Of float16."""
@@ -69,54 +68,54 @@ NO_GAIN = (
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(options.Options):
+    """Also for mixed precision.
+
+    Attributes:
+        max_error: the default is ten times the half unit of float16's last place.
+        float16_io: also have inputs and outputs in float16, which callers must know.
+    """
+
+    max_error: float = 5e-3
+    float16_io: bool = False
+
+
 def export(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    inputs: Mapping[str, Shape] | None = None,
-    float16_io: bool = False,
-    max_error: float = MAX_ERROR,
-    threads: int | None = None,
-    data: Mapping[str, np.ndarray] | None = None,
-    seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    **wanted: Any,
 ) -> Artifact:
     """Write a model in mixed precision.
 
     Args:
         model: path of an ONNX file with weights in float32, which is never modified.
         out: where the result goes; written whole or not at all.
-        inputs: shapes for some of its inputs.
-        float16_io: also have inputs and outputs in float16, which callers must know.
-        max_error: largest difference from float64 accepted, relative to an output's range.
-        threads: intra-op threads; None for one per physical core.
-        data: arrays for inputs, used as they are.
-        seed: of the inputs that are drawn.
         progress: called with the name of each stage as it begins.
+        wanted: the fields of ``Options``.
 
     Raises:
         InputError: the file cannot be read or written, or has nothing in float32.
         CheckError: not even one node can be in float16, or the converted model differs.
     """
+    asked = Options(**wanted)
     announce = progress or (lambda stage: None)
-    loaded = files.load_runnable(model, inputs or {})
-    files.check_output(out, model, loaded)
-    original = settle(loaded)
+    original = settle(asked.load(model, out))
     nodes = _convertible(original)
     if not nodes:
         raise InputError(f"'{model}': no operator computes in float32; nothing can be converted")
     announce("running in float64")
-    evidence = gather(original, seed=seed, threads=threads, data=data)
+    evidence = asked.gather(original)
     announce("looking at each layer")
-    errors = dict(_errors(original, nodes, evidence.samples[:_SAMPLES], threads))
+    errors = dict(_errors(original, nodes, evidence.samples[:_SAMPLES], asked.threads))
     announce("looking for layers that must stay")
-    kept = _kept(original, errors, evidence, max_error, threads)
+    kept = _kept(original, errors, evidence, asked)
     announce("converting")
     converted = _converted(original, kept)
-    found = _compared(original, converted, evidence, max_error, threads)
-    if not found.passed:
-        raise CheckError(f"nothing was written: {found.failure}")
-    if float16_io:
+    found = options.accept(_compared(original, converted, evidence, asked))
+    if asked.float16_io:
         _narrow_interface(converted)
     announce("writing")
     written = files.save(converted, out)
@@ -295,26 +294,26 @@ def _kept(
     model: ir.Model,
     errors: Mapping[ir.Node, float],
     evidence: Evidence,
-    max_error: float,
-    threads: int | None,
+    asked: Options,
 ) -> dict[ir.Node, str]:
     """The nodes that must stay in float32, and why.
 
     Raises:
         CheckError: all of them must.
     """
+    stricter = dataclasses.replace(asked, max_error=asked.max_error * _MARGIN)
     overflowing = [node for node, error in errors.items() if not np.isfinite(error)]
     kept = dict.fromkeys(overflowing, "values near the end of the range of float16")
 
     def suffices(nodes: Sequence[ir.Node]) -> bool:
         names = {node.name or "" for node in (*overflowing, *nodes)}
         emulated = _emulated(model, names)
-        return _compared(model, emulated, evidence, max_error * _MARGIN, threads).passed
+        return _compared(model, emulated, evidence, stricter).passed
 
     if suffices(()):
         return kept
     others = [node for node in errors if node not in kept]
-    effects = _effects(model, others, evidence.samples[0], threads)
+    effects = _effects(model, others, evidence.samples[0], asked.threads)
     ranked = sorted(others, key=lambda node: -effects[node])
     # The smallest number that suffices, as more precision is taken not to make it worse.
     low, high = 1, len(ranked)
@@ -323,8 +322,8 @@ def _kept(
         low, high = (low, middle) if suffices(ranked[:middle]) else (middle + 1, high)
     if low == len(ranked):
         raise CheckError(
-            f"no part of the model can be in float16 within {max_error:.0e} of an output's range; "
-            "allow more with --max-error"
+            f"no part of the model can be in float16 within {asked.max_error:.0e} of an output's "
+            "range; allow more with --max-error"
         )
     needed = _fewest(ranked[:low], suffices)
     return kept | dict.fromkeys(needed, "the outputs would differ too much")
@@ -395,10 +394,10 @@ def _compared(
     original: ir.Model,
     candidate: ir.Model,
     evidence: Evidence,
-    max_error: float,
-    threads: int | None,
+    asked: Options,
 ) -> Validation:
-    return validate(original, candidate, max_error=max_error, threads=threads, evidence=evidence)
+    limits: dict[str, Any] = {"max_error": asked.max_error, "threads": asked.threads}
+    return validate(original, candidate, evidence=evidence, **limits)
 
 
 def _converted(model: ir.Model, kept: Collection[ir.Node]) -> ir.Model:

@@ -10,22 +10,19 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from onnxruntime.tools.ort_format_model import create_config_from_models
 
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError
-from advconv_onnx.records import Artifact, Shape
+from advconv_onnx.exporters.options import Options
+from advconv_onnx.records import Artifact
 from advconv_onnx.runtime.engine import create_session, run_session
-from advconv_onnx.runtime.validate import gather, validate_run
-
-MAX_ERROR = 1e-4
-"""Of an output's range: what rounding explains."""
 
 _LARGEST = 2**31
 """Bytes that the format's offsets can reach."""
@@ -35,39 +32,30 @@ def export(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    inputs: Mapping[str, Shape] | None = None,
-    max_error: float = MAX_ERROR,
-    threads: int | None = None,
-    data: Mapping[str, np.ndarray] | None = None,
-    seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    **wanted: Any,
 ) -> Artifact:
     """Write a model in ONNX Runtime's format, and ``OUT.required_operators.config``.
 
     Args:
         model: path of an ONNX file, which is never modified.
         out: path of the result, which ends in .ort: ONNX Runtime tells formats by the name.
-        inputs: shapes for some of its inputs.
-        max_error: largest difference from float64 accepted, relative to an output's range.
-        threads: intra-op threads; None for one per physical core.
-        data: arrays for inputs, used as they are.
-        seed: of the inputs that are drawn.
         progress: called with the name of each stage as it begins.
+        wanted: the fields of ``Options``.
 
     Raises:
         InputError: the file cannot be read or written, or ``out`` does not end in .ort.
         CheckError: ONNX Runtime cannot write it, or what it wrote computes something else.
     """
+    asked = Options(**wanted)
     announce = progress or (lambda stage: None)
     target = Path(out)
     if target.suffix != ".ort":
         raise InputError(f"-o '{out}': ONNX Runtime knows its format by the name; end it in .ort")
     config = target.with_suffix(".required_operators.config")
-    original = files.load_runnable(model, inputs or {})
-    for path in (target, config):
-        files.check_output(path, model, original)
+    original = asked.load(model, target, config)
     announce("running in float64")
-    evidence = gather(original, seed=seed, threads=threads, data=data)
+    evidence = asked.gather(original)
     with tempfile.TemporaryDirectory(prefix="advconv-") as folder:
         announce("converting")
         made = Path(folder, "model.ort")
@@ -76,16 +64,8 @@ def export(
             # ONNX Runtime's own tool leaves the file it reads to the garbage collector.
             create_config_from_models([made], Path(folder, "operators.config"), False)
         announce("validating")
-        session = create_session(str(made), str(out), threads=threads)
-        found = validate_run(
-            original,
-            lambda sample: run_session(session, sample),
-            evidence=evidence,
-            max_error=max_error,
-            threads=threads,
-        )
-        if not found.passed:
-            raise CheckError(f"nothing was written: {found.failure}")
+        session = create_session(str(made), str(out), threads=asked.threads)
+        found = asked.prove(original, lambda sample: run_session(session, sample), evidence)
         announce("writing")
         files.write_bytes(target, made.read_bytes())
         files.write_bytes(config, Path(folder, "operators.config").read_bytes())

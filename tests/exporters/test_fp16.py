@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError
-from advconv_onnx.exporters.fp16 import MAX_ERROR, _fewest, export
+from advconv_onnx.exporters.fp16 import Options, _fewest, export
 from advconv_onnx.records import Artifact
 from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.session import open_session
@@ -53,7 +53,7 @@ def test_a_network_is_converted_and_stays_equal(tmp_path: Path) -> None:
     model = files.load(half)
     assert {v.const_value.dtype for v in model.graph.initializers.values()} == {ir.DataType.FLOAT16}
     assert {v.dtype for v in (*model.graph.inputs, *model.graph.outputs)} == {ir.DataType.FLOAT}
-    assert in_half_arithmetic(tmp_path / "m.onnx", half) < MAX_ERROR
+    assert in_half_arithmetic(tmp_path / "m.onnx", half) < Options.max_error
     assert "does not pay" in artifact.notes[0]
 
 
@@ -67,7 +67,7 @@ def test_inputs_and_outputs_in_float16(tmp_path: Path) -> None:
     x = normal(1, 4, 9, 8)
     want = run_session(open_session(tmp_path / "m.onnx"), {"x": x})["z"]
     found = run_session(session, {"x": x.astype(np.float16)})["z"]
-    assert np.abs(found - want).max() < MAX_ERROR * np.ptp(want)
+    assert np.abs(found - want).max() < Options.max_error * np.ptp(want)
 
 
 def test_what_would_overflow_stays_and_is_not_rounded_in_between(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_what_would_overflow_stays_and_is_not_rounded_in_between(tmp_path: Path)
     assert kept(artifact) == {"Mul", "Abs", "Sqrt"}
     reasons = {layer.op_type: layer.kept for layer in artifact.layers if layer.kept}
     assert "range" in reasons["Abs"]
-    assert in_half_arithmetic(tmp_path / "m.onnx", half) < MAX_ERROR
+    assert in_half_arithmetic(tmp_path / "m.onnx", half) < Options.max_error
 
 
 def test_what_loses_too_much_stays(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_what_loses_too_much_stays(tmp_path: Path) -> None:
     artifact, half = converted(tmp_path, nodes, far=np.float32(2000))
     assert "Add" in kept(artifact)
     assert "Conv" not in kept(artifact)
-    assert in_half_arithmetic(tmp_path / "m.onnx", half) < MAX_ERROR
+    assert in_half_arithmetic(tmp_path / "m.onnx", half) < Options.max_error
     everything = {layer.op_type: layer.error for layer in artifact.layers}
     assert everything["Add"] > 1e-2 > everything["Conv"]
 
@@ -97,7 +97,7 @@ def test_an_output_that_stays_in_float32_keeps_its_name_and_type(tmp_path: Path)
     nodes = "a = Conv <pads = [1, 1, 1, 1]> (x, w) z = Mul (a, big)"
     artifact, half = converted(tmp_path, nodes, big=np.float32(1e6))
     assert kept(artifact) == {"Mul"}
-    assert in_half_arithmetic(tmp_path / "m.onnx", half) < MAX_ERROR
+    assert in_half_arithmetic(tmp_path / "m.onnx", half) < Options.max_error
 
 
 def test_bodies_stay_in_float32(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_bodies_stay_in_float32(tmp_path: Path) -> None:
     artifact, half = converted(tmp_path, nodes, zero=np.float32(0))
     assert artifact.validation.passed
     assert "If" not in {layer.op_type for layer in artifact.layers}
-    assert in_half_arithmetic(tmp_path / "m.onnx", half) < MAX_ERROR
+    assert in_half_arithmetic(tmp_path / "m.onnx", half) < Options.max_error
 
 
 def test_more_than_is_possible(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_loops_stay_in_float32(tmp_path: Path) -> None:
     )
     artifact, half = converted(tmp_path, nodes, count=np.array(2), go=np.array(True))
     assert {layer.op_type for layer in artifact.layers} == {"Conv"}
-    assert in_half_arithmetic(tmp_path / "m.onnx", half) < MAX_ERROR
+    assert in_half_arithmetic(tmp_path / "m.onnx", half) < Options.max_error
 
 
 def test_layers_that_need_not_stay_are_let_go_again() -> None:
