@@ -515,27 +515,3 @@ class Artifact:
     validation: Validation
     layers: tuple[LayerPrecision, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """What is done to a picture, 8 bits per channel, before a model sees it; in this order.
-
-    Attributes:
-        resize: length of the shorter side in pixels, the ratio of the sides kept, or (height,
-            width); None leaves the size.
-        crop: (height, width) cut out of the middle; None cuts nothing.
-        channels: "RGB", "BGR" or "L" (grey).
-        scale: factor of the pixels, 1 / 255 for values from 0 to 1.
-        mean: subtracted from each channel after scaling; one number holds for all channels.
-        std: what each channel is divided by then.
-        layout: "NCHW" or "NHWC".
-    """
-
-    resize: int | tuple[int, int] | None = None
-    crop: tuple[int, int] | None = None
-    channels: str = "RGB"
-    scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    layout: str = "NCHW"

@@ -31,7 +31,8 @@ from advconv_onnx import model as files
 from advconv_onnx.errors import InputError
 from advconv_onnx.exporters import options
 from advconv_onnx.exporters.manifest import MANIFEST, MODEL, SAMPLES, SCHEMA, describe
-from advconv_onnx.records import Artifact, Preprocessing
+from advconv_onnx.preprocessing import Preprocessing
+from advconv_onnx.records import Artifact
 from advconv_onnx.runtime.engine import resolve_threads, run_session
 from advconv_onnx.runtime.inputs import largest
 from advconv_onnx.runtime.providers import device

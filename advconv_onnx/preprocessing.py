@@ -1,0 +1,73 @@
+"""What is done to a picture before a model sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from advconv_onnx.errors import InputError
+
+_CHANNELS = {"RGB": 3, "BGR": 3, "L": 1}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What is done to a picture of 8 bits per channel before a model sees it, in this order.
+
+    Attributes:
+        resize: length of the shorter side in pixels, the ratio of the sides kept, or (height,
+            width); None leaves the size. Bilinear, and averaging where it shrinks.
+        crop: (height, width) cut out of the middle; None cuts nothing.
+        channels: "RGB", "BGR" or "L" (grey).
+        scale: factor of the pixels; 1 / 255 for values from 0 to 1.
+        mean: subtracted from each channel after scaling; one number holds for all channels.
+        std: what each channel is divided by then.
+        layout: "NCHW" or "NHWC".
+    """
+
+    resize: int | tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    channels: str = "RGB"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: str = "NCHW"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done to any picture.
+
+        Raises:
+            InputError: naming the option.
+        """
+        if self.channels not in _CHANNELS:
+            raise InputError(f"--channels '{self.channels}' is unknown; use RGB, BGR or L")
+        if self.layout not in ("NCHW", "NHWC"):
+            raise InputError(f"--layout '{self.layout}' is unknown; use NCHW or NHWC")
+        sizes = (self.resize,) if isinstance(self.resize, int) else self.resize or ()
+        if any(size < 1 for size in (*sizes, *(self.crop or ()))):
+            raise InputError("--resize and --crop are numbers of pixels, 1 or more")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) not in (1, _CHANNELS[self.channels]):
+                raise InputError(
+                    f"--{name} has {len(values)} numbers; give one, or one for each of the "
+                    f"{_CHANNELS[self.channels]} channels of {self.channels}"
+                )
+        numbers = (self.scale, *self.mean, *self.std)
+        if not all(map(math.isfinite, numbers)) or 0 in (self.scale, *self.std):
+            raise InputError("--scale, --mean and --std are finite, and only --mean may be 0")
+
+    @classmethod
+    def from_mapping(cls, fields: Mapping[str, Any]) -> Preprocessing:
+        """Read what ``dataclasses.asdict`` made, by way of JSON too.
+
+        Raises:
+            InputError: the fields are others.
+        """
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        try:
+            return cls(**plain)
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"this is no pre-processing of pictures: {error}") from error
