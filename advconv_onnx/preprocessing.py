@@ -66,7 +66,9 @@ class Preprocessing:
         Raises:
             InputError: the fields are others.
         """
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
         try:
             return cls(**plain)
         except (TypeError, AttributeError) as error:
