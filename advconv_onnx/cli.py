@@ -27,6 +27,7 @@ import typer
 from typer.core import TyperGroup
 
 from advconv_onnx.errors import AdvconvError, InputError
+from advconv_onnx.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,6 +130,24 @@ MaxError = Annotated[
         help="Largest error allowed, relative to an output's range.",
         callback=_check_positive,
     ),
+]
+Resize = Annotated[
+    str | None,
+    typer.Option(metavar="S|HxW", help="Pictures: the shorter side, or height and width."),
+]
+Crop = Annotated[
+    str | None, typer.Option(metavar="HxW", help="Pictures: cut this out of the middle.")
+]
+Channels = Annotated[str | None, typer.Option(metavar="RGB|BGR|L", help="Pictures: RGB if unsaid.")]
+Scale = Annotated[
+    str | None, typer.Option(metavar="X", help="Pictures: factor of the pixels; 1/255 if unsaid.")
+]
+Mean = Annotated[
+    str | None, typer.Option(metavar="R,G,B", help="Pictures: subtracted after scaling.")
+]
+Std = Annotated[str | None, typer.Option(metavar="R,G,B", help="Pictures: divided by then.")]
+Layout = Annotated[
+    str | None, typer.Option(metavar="NCHW|NHWC", help="Pictures: what the model takes.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
@@ -589,6 +608,13 @@ def convert(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="bundle: what optimize --json wrote.")
     ] = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    channels: Channels = None,
+    scale: Scale = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
     max_error: Annotated[
         float | None,
         typer.Option(
@@ -606,7 +632,21 @@ def convert(
 ) -> None:
     """Convert a model for deployment, and prove that it still computes the same."""
     shapes = parse_inputs(inputs)
-    special = {"float16_io": float16_io, "labels": labels, "report": report}
+    prepared = Preprocessing.parse(
+        resize=resize,
+        crop=crop,
+        channels=channels,
+        scale=scale,
+        mean=mean,
+        std=std,
+        layout=layout,
+    )
+    special = {
+        "float16_io": float16_io,
+        "labels": labels,
+        "report": report,
+        "preprocessing": prepared,
+    }
     options: dict[str, Any] = {option: value for option, value in special.items() if value}
     if target not in _TARGETS:
         raise InputError(f"--to '{target}' is unknown; use {', '.join(_TARGETS)}")
@@ -619,7 +659,8 @@ def convert(
     exporter = importlib.import_module(f"advconv_onnx.exporters.{_TARGETS[target]}")
     known = {field.name for field in dataclasses.fields(exporter.Options)}
     for option in sorted(options.keys() - known):
-        raise InputError(f"--{option.replace('_', '-')} is not for --to {target}; leave it out")
+        flag = "mean and the like" if option == "preprocessing" else option.replace("_", "-")
+        raise InputError(f"--{flag}: not for --to {target}; leave it out")
 
     if max_error is not None:
         options["max_error"] = max_error

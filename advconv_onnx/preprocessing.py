@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from advconv_onnx.errors import InputError
@@ -73,3 +74,45 @@ class Preprocessing:
             return cls(**plain)
         except (TypeError, AttributeError) as error:
             raise InputError(f"this is no pre-processing of pictures: {error}") from error
+
+    @classmethod
+    def parse(cls, **options: str | None) -> Preprocessing | None:
+        """Read options as they are typed; those that are None keep their defaults.
+
+        >>> Preprocessing.parse(crop="224x224", scale="1/255", mean="0.485,0.456,0.406").mean
+        (0.485, 0.456, 0.406)
+
+        Returns:
+            None where no option was given.
+
+        Raises:
+            InputError: naming the option that makes no sense.
+        """
+        given = {name: text for name, text in options.items() if text is not None}
+        fields = {name: _parse(name, text) for name, text in given.items()}
+        return cls(**fields) if fields else None
+
+
+def _parse(name: str, text: str) -> Any:
+    try:
+        if name == "resize" and text.isdigit():
+            return int(text)
+        if name in ("resize", "crop"):
+            height, width = map(int, text.split("x"))
+            return height, width
+        if name == "scale":
+            return float(Fraction(text))
+        if name in ("mean", "std"):
+            return tuple(map(float, text.split(",")))
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"--{name} '{text}' is not {_EXPECTED[name]}") from error
+    return text
+
+
+_EXPECTED = {
+    "resize": "the shorter side or HEIGHTxWIDTH in pixels, such as 256 or 224x224",
+    "crop": "HEIGHTxWIDTH in pixels, such as 224x224",
+    "scale": "a number or a fraction, such as 1/255",
+    "mean": "a number for each channel, such as 0.485,0.456,0.406",
+    "std": "a number for each channel, such as 0.229,0.224,0.225",
+}

@@ -41,8 +41,8 @@ def test_float16_with_its_report(
         (["--to", "fp8"], "--to 'fp8' is unknown"),
         (["--to", "fp16", "--max-error", "0"], "is not a number above 0"),
         (["--to", "ort"], "end it in .ort"),
-        (["--to", "ort", "--float16-io"], "--float16-io is not for --to ort"),
-        (["--to", "ort", "--labels", "l.txt"], "--labels is not for --to ort"),
+        (["--to", "ort", "--float16-io"], "--float16-io: not for --to ort"),
+        (["--to", "ort", "--labels", "l.txt"], "--labels: not for --to ort"),
         (["--to", "fp16", "--input", "y=1x3x8x8"], "'y'"),
     ],
 )
