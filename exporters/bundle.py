@@ -19,7 +19,7 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from advconv_onnx.exporters.manifest import MANIFEST, MODEL, SAMPLES, SCHEMA, de
 from advconv_onnx.preprocessing import Preprocessing
 from advconv_onnx.records import Artifact
 from advconv_onnx.runtime.engine import resolve_threads, run_session
-from advconv_onnx.runtime.inputs import largest
+from advconv_onnx.runtime.inputs import largest, spell_shapes
 from advconv_onnx.runtime.providers import device
 from advconv_onnx.runtime.session import open_session
 from advconv_onnx.runtime.timing import measure
@@ -54,7 +54,7 @@ class Options(options.Options):
 
     Attributes:
         max_error: also holds where the bundle is checked again.
-        labels: text file with a line for each class.
+        labels: text file with a line for each class, as many as an output has channels.
         report: what ``advconv optimize --json`` wrote.
         preprocessing: what is done to a picture before the model sees it.
     """
@@ -90,10 +90,12 @@ def export(
         raise InputError(f"'{target}' exists; remove it, or name another folder or a .zip")
     loaded = asked.load(model, target)
     extra = {"labels.txt": _read(asked.labels), "report.json": _read(asked.report)}
+    notes = tuple(_about_report(extra["report.json"], asked.report, Path(model)))
     announce("running in float64")
     evidence = asked.gather(loaded)
     session = open_session(loaded, threads=asked.threads)
     found = asked.prove(loaded, lambda sample: run_session(session, sample), evidence)
+    _check_labels(extra["labels.txt"], asked.labels, session, evidence)
     with files.staging_folder(target) as folder:
         announce("writing")
         files.save(loaded, folder / MODEL)
@@ -113,7 +115,7 @@ def export(
     size = sum(path.stat().st_size for path in written)
     digest = hashlib.sha256(text.encode()).hexdigest()
     note = f"whoever must trust the bundle compares the SHA-256 of its manifest: {digest}"
-    return Artifact("bundle", tuple(map(str, written)), size, found, notes=(note,))
+    return Artifact("bundle", tuple(map(str, written)), size, found, notes=(note, *notes))
 
 
 def _manifest(folder: Path, model: ir.Model, evidence: Evidence, asked: Options) -> dict[str, Any]:
@@ -143,6 +145,46 @@ def _read(path: str | os.PathLike[str] | None) -> bytes | None:
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror or error}") from error
+
+
+def _about_report(
+    content: bytes | None, name: str | os.PathLike[str] | None, model: Path
+) -> Iterator[str]:
+    """Yield what a reader of the report must know."""
+    if content is None:
+        return
+    try:
+        digest = json.loads(content)["optimized"]["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"'{name}' is no report of a model; give what advconv optimize --json wrote"
+        ) from error
+    if digest != files.sha256(model):
+        yield f"'{name}' is about another file than '{model}', such as the one before a conversion"
+
+
+def _check_labels(
+    content: bytes | None,
+    name: str | os.PathLike[str] | None,
+    session: ort.InferenceSession,
+    evidence: Evidence,
+) -> None:
+    """Refuse labels for another number of classes than any output has."""
+    if content is None:
+        return
+    try:
+        count = len(content.decode().splitlines())
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{name}' is no text in UTF-8; write a line for each class") from error
+    outputs = run_session(session, evidence.samples[0].inputs)
+    # What a class index is an index of cannot be seen.
+    if any(array.dtype.kind in "iu" for array in outputs.values()):
+        return
+    if not any(count in (*array.shape[1:2], *array.shape[-1:]) for array in outputs.values()):
+        raise InputError(
+            f"'{name}' has {count} lines, but no output has as many channels "
+            f"({spell_shapes(outputs)}); write a line for each class"
+        )
 
 
 def _interface(value: ir.Value) -> dict[str, Any]:

@@ -81,9 +81,12 @@ def test_a_bundle_is_made_and_validated(
     block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, labels = tmp_path / "net.zip", tmp_path / "labels.txt"
-    labels.write_text("one\ntwo\n")
     call = ["convert", str(block), "--to", "bundle", "-o", str(out), "--labels", str(labels)]
-    assert main(call) == 0
+    labels.write_text("one\ntwo\n")
+    assert main(call) == 2
+    assert "has 2 lines, but no output has as many channels" in capsys.readouterr().err
+    labels.write_text("one\ntwo\nthree\nfour\n")
+    assert main([*call, "--mean", "0.5", "--std", "0.25", "--resize", "8x8"]) == 0
     assert "SHA-256" in capsys.readouterr().out
     assert main(["validate", str(out)]) == 0
     assert "passed" in capsys.readouterr().out

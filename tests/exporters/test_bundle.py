@@ -19,6 +19,7 @@ from advconv_onnx.exporters import bundle as module
 from advconv_onnx.exporters import bundle_check
 from advconv_onnx.exporters.bundle import export
 from advconv_onnx.exporters.bundle_check import check
+from advconv_onnx.preprocessing import Preprocessing
 from tests.parsing import normal, parse
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
@@ -63,6 +64,39 @@ def test_a_folder_with_all_that_belongs_to_the_model(folder: Path) -> None:
     assert manifest["latency_ms"]["median"] > 0
     assert manifest["device"]["processor"]
     assert manifest["versions"]["onnxruntime"]
+
+
+def test_pre_processing_is_kept(model: Path, tmp_path: Path) -> None:
+    how = Preprocessing(resize=256, crop=(8, 8), mean=(0.1, 0.2, 0.3), channels="BGR")
+    export(model, tmp_path / "b", preprocessing=how)
+    kept = json.loads((tmp_path / "b" / "manifest.json").read_text())["preprocessing"]
+    assert Preprocessing.from_mapping(kept) == how
+
+
+def test_a_report_belongs_to_the_model(model: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"optimized": {"sha256": files.sha256(model)}}))
+    assert len(export(model, tmp_path / "one", report=report).notes) == 1
+    report.write_text(json.dumps({"optimized": {"sha256": "0" * 64}}))
+    assert "about another file" in export(model, tmp_path / "two", report=report).notes[1]
+    report.write_text("[]")
+    with pytest.raises(InputError, match="no report of a model"):
+        export(model, tmp_path / "three", report=report)
+    assert not (tmp_path / "three").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"\xff\n", "no text in UTF-8"), (b"cat\n", "has 1 lines")]
+)
+def test_labels_belong_to_the_model(tmp_path: Path, content: bytes, message: str) -> None:
+    text = TEXT.replace(", int64[N, P, 8] best", "")
+    text = text.replace("best = ArgMax <axis = 1, keepdims = 0> (y)", "")
+    files.save(parse(text, w=normal(4, 3, 3, 3)), tmp_path / "m.onnx")
+    labels = tmp_path / "labels"
+    labels.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        export(tmp_path / "m.onnx", tmp_path / "b", labels=labels)
+    assert not (tmp_path / "b").exists()
 
 
 def test_samples_are_what_float64_makes_of_them(folder: Path, model: Path) -> None:
