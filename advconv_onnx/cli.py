@@ -406,8 +406,8 @@ def validate(
         float | None,
         typer.Option(
             metavar="E",
-            help="Largest error allowed, relative to an output's range; 1e-4 by default, 5e-3 "
-            "where weights are float16.",
+            help="Largest error allowed, relative to an output's range; 1e-4 if unsaid, 5e-3 where "
+            "weights are float16, 2e-2 where tensors are quantized.",
             callback=_check_positive,
         ),
     ] = None,
@@ -619,8 +619,8 @@ def convert(
         float | None,
         typer.Option(
             metavar="E",
-            help="Largest error allowed, relative to an output's range; 5e-3 by default for fp16, "
-            "1e-4 for others.",
+            help="Largest error allowed, relative to an output's range; 5e-3 if unsaid for fp16, for "
+            "others what rounding explains.",
             callback=_check_positive,
         ),
     ] = None,

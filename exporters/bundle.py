@@ -130,7 +130,7 @@ def _manifest(folder: Path, model: ir.Model, evidence: Evidence, asked: Options)
         "inputs": [_interface(value) for value in model.graph.inputs],
         "outputs": [_interface(value) for value in model.graph.outputs],
         "preprocessing": None if prepared is None else dataclasses.asdict(prepared),
-        "max_error": asked.max_error,
+        "max_error": asked.limit(model),
         "device": dataclasses.asdict(device("cpu", resolve_threads(asked.threads))),
         "latency_ms": dataclasses.asdict(measured.timings[0].latency),
         "latency_inputs": measured.shape,

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError
 from advconv_onnx.records import Shape, Validation
-from advconv_onnx.runtime.validate import Evidence, gather, validate_run
+from advconv_onnx.runtime.validate import Evidence, gather, usual_error, validate_run
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """Returns the outputs by name for one sample's inputs, or raises CheckError."""
@@ -26,15 +26,15 @@ class Options:
 
     Attributes:
         inputs: shapes for some of the model's inputs: sizes are fixed, names stay dynamic.
-        max_error: largest difference from float64 accepted, relative to an output's range; the
-            default is what rounding explains.
+        max_error: largest difference from float64 accepted, relative to an output's range; None
+            for what rounding explains.
         threads: intra-op threads; None for one per physical core.
         data: arrays for inputs, used as they are.
         seed: of the inputs that are drawn.
     """
 
     inputs: Mapping[str, Shape] = dataclasses.field(default_factory=dict)
-    max_error: float = 1e-4
+    max_error: float | None = None
     threads: int | None = None
     data: Mapping[str, np.ndarray] | None = None
     seed: int = 0
@@ -45,7 +45,7 @@ class Options:
         Raises:
             InputError: naming the option.
         """
-        if not 0 < self.max_error < math.inf:
+        if self.max_error is not None and not 0 < self.max_error < math.inf:
             raise InputError(f"--max-error must be a number above 0, got {self.max_error:g}")
 
     def load(self, model: str | os.PathLike[str], *outputs: str | os.PathLike[str]) -> ir.Model:
@@ -63,13 +63,17 @@ class Options:
         """Inputs, and what the model makes of them in float64; errors are those of ``gather``."""
         return gather(model, seed=self.seed, threads=self.threads, data=self.data)
 
+    def limit(self, model: ir.Model) -> float:
+        """The error accepted for a model."""
+        return usual_error(model) if self.max_error is None else self.max_error
+
     def prove(self, original: ir.Model, run: Run, evidence: Evidence) -> Validation:
         """Compare what was converted, wherever it runs, with the original.
 
         Raises:
             CheckError: saying what differs.
         """
-        limits: dict[str, Any] = {"max_error": self.max_error, "threads": self.threads}
+        limits: dict[str, Any] = {"max_error": self.limit(original), "threads": self.threads}
         return accept(validate_run(original, run, evidence=evidence, **limits))
 
 

@@ -10,7 +10,8 @@ from advconv_onnx.errors import CheckError
 from advconv_onnx.runtime import validate as module
 from advconv_onnx.runtime.reference import Reference
 from advconv_onnx.runtime.session import open_session
-from advconv_onnx.runtime.validate import validate, validate_runtime
+from advconv_onnx.runtime.validate import usual_error, validate, validate_runtime
+from tests.parsing import parse
 
 C = 32
 DETECTOR = """
@@ -294,3 +295,21 @@ def test_models_with_large_weights_are_compared_one_at_a_time(monkeypatch, large
     assert found.max_relative < 1e-6
     assert ("without ONNX Runtime's own optimizations" in " ".join(found.notes)) == large
     assert max(together) == (1 if large else 2)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "error"),
+    [
+        ("y = Relu (x)", 1e-4),
+        ("q = QuantizeLinear (x, s) y = DequantizeLinear (q, s)", 2e-2),
+        ("h = Cast <to = 10> (s) y = CastLike (h, x)", 1e-4),
+    ],
+)
+def test_the_error_that_rounding_explains(nodes: str, error: float) -> None:
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) {{
+            {nodes}
+        }}""",
+        s=np.float32(0.5),
+    )
+    assert usual_error(model) == error
