@@ -619,8 +619,8 @@ def convert(
         float | None,
         typer.Option(
             metavar="E",
-            help="Largest error allowed, relative to an output's range; 5e-3 if unsaid for fp16, for "
-            "others what rounding explains.",
+            help="Largest error allowed, relative to an output's range; 5e-3 if unsaid for fp16, "
+            "for others what rounding explains.",
             callback=_check_positive,
         ),
     ] = None,
