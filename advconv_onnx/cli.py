@@ -602,6 +602,10 @@ def convert(
     float16_io: Annotated[
         bool, typer.Option("--float16-io", help="fp16: inputs and outputs in float16 too.")
     ] = False,
+    this_processor: Annotated[
+        bool,
+        typer.Option("--this-processor", help="ort: layouts that only processors like this have."),
+    ] = False,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="bundle: text, a line for each class.")
     ] = None,
@@ -643,6 +647,7 @@ def convert(
     )
     special = {
         "float16_io": float16_io,
+        "this_processor": this_processor,
         "labels": labels,
         "report": report,
         "preprocessing": prepared,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,11 @@ from advconv_onnx.runtime.session import open_session
 from tests.parsing import normal, parse
 
 NODES = "a = Conv <pads = [1, 1, 1, 1]> (x, w) b = Relu (a) z = Conv (b, w)"
+
+
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort_format, "_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -41,6 +47,17 @@ def test_what_is_written_computes_the_same(model: Path, tmp_path: Path) -> None:
 def test_it_fits_other_processors(model: Path, tmp_path: Path) -> None:
     export(model, tmp_path / "m.ort")
     assert "nchwc" not in (tmp_path / "m.required_operators.config").read_text()
+
+
+def test_layouts_of_this_processor_when_asked(model: Path, tmp_path: Path) -> None:
+    artifact = export(model, tmp_path / "m.ort", this_processor=True)
+    blocked = ort.InferenceSession(tmp_path / "m.ort", providers=["CPUExecutionProvider"])
+    assert blocked.get_inputs()[0].name == "x"
+    needed = (tmp_path / "m.required_operators.config").read_text()
+    # Only on processors for which ONNX Runtime has blocked layouts.
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    assert ("nchwc" in needed) == is_x86
+    assert "times as fast" in artifact.notes[0]
 
 
 def test_the_operators_that_are_needed(model: Path, tmp_path: Path) -> None:
