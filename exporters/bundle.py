@@ -30,9 +30,9 @@ import onnxruntime as ort
 from advconv_onnx import model as files
 from advconv_onnx.errors import InputError
 from advconv_onnx.exporters import options
-from advconv_onnx.exporters.manifest import MANIFEST, MODEL, SAMPLES, SCHEMA, describe
 from advconv_onnx.preprocessing import Preprocessing
 from advconv_onnx.records import Artifact
+from advconv_onnx.runner.manifest import MANIFEST, MODEL, SAMPLES, SCHEMA, describe
 from advconv_onnx.runtime.engine import resolve_threads, run_session
 from advconv_onnx.runtime.inputs import largest, spell_shapes
 from advconv_onnx.runtime.providers import device
