@@ -49,7 +49,12 @@ _CTRL_C = 130
 
 _TERMINATED = 128 + signal.SIGTERM
 
-_TARGETS: Mapping[str, str] = {"fp16": "fp16", "ort": "ort_format", "bundle": "bundle"}
+_TARGETS: Mapping[str, str] = {
+    "fp16": "fp16",
+    "ort": "ort_format",
+    "onnx": "self_contained",
+    "bundle": "bundle",
+}
 """What ``convert`` converts to, and the file of ``exporters`` with its ``Options``."""
 
 _PACKAGES = (
@@ -594,7 +599,8 @@ def convert(
         typer.Option(
             "--to",
             metavar="|".join(_TARGETS),
-            help="Mixed precision, a .ort file, or a bundle (folder or .zip).",
+            help="Mixed precision, a .ort file, ONNX that takes pictures, or a bundle (folder or "
+            ".zip).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")],
@@ -606,6 +612,17 @@ def convert(
         bool,
         typer.Option("--this-processor", help="ort: layouts that only processors like this have."),
     ] = False,
+    postprocess: Annotated[
+        str | None,
+        typer.Option(metavar="argmax|softmax", help="onnx: what is made of the scores."),
+    ] = None,
+    scores_output: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="onnx: the output with the scores, of several."),
+    ] = None,
+    picture_input: Annotated[
+        str | None, typer.Option(metavar="NAME", help="onnx: the input for pictures, of several.")
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="bundle: text, a line for each class.")
     ] = None,
@@ -648,6 +665,9 @@ def convert(
     special = {
         "float16_io": float16_io,
         "this_processor": this_processor,
+        "postprocess": postprocess,
+        "scores_output": scores_output,
+        "picture_input": picture_input,
         "labels": labels,
         "report": report,
         "preprocessing": prepared,

@@ -44,6 +44,10 @@ def test_float16_with_its_report(
         (["--to", "ort", "--float16-io"], "--float16-io: not for --to ort"),
         (["--to", "ort", "--labels", "l.txt"], "--labels: not for --to ort"),
         (["--to", "fp16", "--input", "y=1x3x8x8"], "'y'"),
+        (["--to", "onnx"], "say which with --scale"),
+        (["--to", "onnx", "--mean", "0.5", "--channels", "L"], "no input is a float tensor of 4"),
+        (["--to", "onnx", "--mean", "0.5", "--resize", "8"], "--resize and --crop: not for --to"),
+        (["--to", "ort", "--postprocess", "argmax"], "--postprocess: not for --to ort"),
     ],
 )
 def test_wrong_calls(
@@ -75,6 +79,19 @@ def test_onnxruntimes_format(
     assert main(["convert", str(block), "--to", "ort", "-o", str(out)]) == 0
     assert "m.required_operators.config" in "".join(capsys.readouterr().out.split())
     assert open_session(out)
+
+
+def test_pictures_in_and_classes_out(
+    block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "whole.onnx"
+    call = ["convert", str(block), "--to", "onnx", "-o", str(out), "--postprocess", "argmax"]
+    assert main([*call, "--channels", "BGR", "--mean", "0.4,0.5,0.6", "--std", "0.25"]) == 0
+    assert "takes pictures as uint8" in " ".join(capsys.readouterr().out.split())
+    session = open_session(out)
+    assert session.get_inputs()[0].type == "tensor(uint8)"
+    assert session.get_inputs()[0].shape[-1] == 3
+    assert session.get_outputs()[0].type == "tensor(int64)"
 
 
 def test_a_bundle_is_made_and_validated(
