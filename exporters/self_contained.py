@@ -168,7 +168,8 @@ def _picture_input(model: ir.Model, how: Preprocessing, wanted: str | None) -> i
     if wanted in inputs or not fitting:
         which = f"input '{wanted}' is no" if wanted in inputs else "no input is a"
         raise InputError(
-            f"{which} float tensor of 4 dimensions with {channels}; change --channels or --layout"
+            f"{which} float tensor of 4 dimensions with {channels}, and not an output too; change "
+            "--channels or --layout"
         )
     given = f"no input '{wanted}'" if wanted is not None else f"several inputs take {channels}"
     raise InputError(f"{given}; choose with --picture-input from {', '.join(fitting)}")

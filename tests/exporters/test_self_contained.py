@@ -299,6 +299,21 @@ def test_what_cannot_be(
     assert not (tmp_path / "out.onnx").exists()
 
 
+def test_an_input_that_is_returned(tmp_path: Path) -> None:
+    source = write(tmp_path / "m.onnx", PADDED, y="float[N, 4, H, W] y, float[N, 3, H, W] x")
+    with pytest.raises(InputError, match="not an output too"):
+        export(source, tmp_path / "out.onnx", preprocessing=EXACT)
+
+
+def test_an_old_softmax_over_several_axes_is_not_one_over_classes(tmp_path: Path) -> None:
+    nodes = f"{PADDED} z = LogSoftmax <axis = 2> (y)"
+    source = write(tmp_path / "m.onnx", nodes, y="float[N, 4, H, W] z", opset=11)
+    export(source, tmp_path / "out.onnx", postprocess="argmax")
+    assert "LogSoftmax" in op_types(tmp_path / "out.onnx")
+    x = prepared(pictures(), IMAGENET)
+    np.testing.assert_array_equal(run(tmp_path / "out.onnx", x=x), run(source, x=x).argmax(1))
+
+
 def test_no_softmax_of_a_softmax(tmp_path: Path) -> None:
     nodes = f"{POOLED} p = Softmax (y) z = Identity (p)"
     source = write(tmp_path / "m.onnx", nodes, y="float[N, 4] z")
