@@ -51,14 +51,34 @@ class Preprocessing:
             raise InputError("--resize and --crop are numbers of pixels, 1 or more")
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if len(values) not in (1, _CHANNELS[self.channels]):
+            if len(values) not in (1, self.count):
                 raise InputError(
                     f"--{name} has {len(values)} numbers; give one, or one for each of the "
-                    f"{_CHANNELS[self.channels]} channels of {self.channels}"
+                    f"{self.count} channels of {self.channels}"
                 )
         numbers = (self.scale, *self.mean, *self.std)
         if not all(map(math.isfinite, numbers)) or 0 in (self.scale, *self.std):
             raise InputError("--scale, --mean and --std are finite, and only --mean may be 0")
+
+    @property
+    def count(self) -> int:
+        """How many channels a pixel has."""
+        return _CHANNELS[self.channels]
+
+    def __str__(self) -> str:
+        """In words, in its order: "resized to 224x224, RGB, times 0.00392157, NCHW"."""
+        steps = [self.channels, f"times {self.scale:g}"]
+        if self.crop is not None:
+            steps.insert(0, f"cropped to {_spell(self.crop)}")
+        if isinstance(self.resize, int):
+            steps.insert(0, f"resized to {self.resize} at the shorter side")
+        elif self.resize is not None:
+            steps.insert(0, f"resized to {_spell(self.resize)}")
+        if any(self.mean):
+            steps.append(f"less {', '.join(f'{value:g}' for value in self.mean)}")
+        if set(self.std) != {1.0}:
+            steps.append(f"over {', '.join(f'{value:g}' for value in self.std)}")
+        return ", ".join([*steps, self.layout])
 
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Any]) -> Preprocessing:
@@ -88,9 +108,24 @@ class Preprocessing:
         Raises:
             InputError: naming the option that makes no sense.
         """
-        given = {name: text for name, text in options.items() if text is not None}
-        fields = {name: _parse(name, text) for name, text in given.items()}
+        fields = parse_fields(**options)
         return cls(**fields) if fields else None
+
+
+def parse_fields(**options: str | None) -> dict[str, Any]:
+    """Read options as they are typed: the fields that were given, without those that are None.
+
+    >>> parse_fields(resize="256", crop="224x224", scale="1/255", std=None)
+    {'resize': 256, 'crop': (224, 224), 'scale': 0.00392156862745098}
+
+    Raises:
+        InputError: naming the option that makes no sense.
+    """
+    return {name: _parse(name, text) for name, text in options.items() if text is not None}
+
+
+def _spell(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _parse(name: str, text: str) -> Any:

@@ -487,8 +487,9 @@ class LayerPrecision:
 
     Attributes:
         node: name of the node.
-        error: largest difference that the layer alone makes, relative to its output's range;
-            infinite where values leave the range of the lower precision.
+        error: largest difference that the layer alone makes, relative to its output's range (in 8
+            bits, to that of the model's outputs); infinite where values leave the range of the
+            lower precision.
         kept: why the layer stays in float32, "" if it does not.
     """
 
@@ -507,6 +508,7 @@ class Artifact:
         files: what was written.
         bytes: size of these files.
         layers: what was decided about each layer, for targets that decide about layers.
+        measurement: of the model as it was, and of what it was converted to.
     """
 
     target: str
@@ -514,4 +516,74 @@ class Artifact:
     bytes: int
     validation: Validation
     layers: tuple[LayerPrecision, ...] = ()
+    notes: tuple[str, ...] = ()
+    measurement: Measurement | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileFailure:
+    """A file that a model could not be run on, or a folder that could not be read, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """A model run on files.
+
+    Attributes:
+        out: the folder of the results.
+        written: files whose results were written by this run.
+        kept: files whose results were there already.
+        seconds: from the first file to the last.
+        batch: files that an inference takes at most.
+        workers: processes that ran the model.
+        latency: of one inference, of as many files; None where there was none.
+        notes: what was decided for whoever did not say it.
+    """
+
+    out: str
+    written: int
+    kept: int
+    failures: tuple[FileFailure, ...]
+    seconds: float
+    batch: int
+    workers: int
+    latency: Latency | None
+    device: Device
+    notes: tuple[str, ...] = ()
+
+    @property
+    def per_second(self) -> float:
+        """Files per second, reading and writing included."""
+        return self.written / self.seconds if self.seconds else 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutputSummary:
+    """One output of an inference in figures, those of finite values; None where there are none."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    smallest: float | None
+    largest: float | None
+    mean: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Inference:
+    """A model run once.
+
+    Attributes:
+        out: the .npz file with the outputs.
+        ms: of the one inference, the first of its session.
+        labels: the likeliest classes with their probabilities, where the classes have labels.
+    """
+
+    out: str
+    outputs: tuple[OutputSummary, ...]
+    ms: float
+    labels: tuple[tuple[str, float | None], ...]
     notes: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 SAMPLES = "samples"
+LABELS = "labels.txt"
 
 
 def describe(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
