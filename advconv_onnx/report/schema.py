@@ -15,9 +15,11 @@ from advconv_onnx.records import (
     Comparison,
     Decision,
     Doctor,
+    Inference,
     Inspection,
     Measurement,
     Report,
+    Run,
     Validation,
 )
 
@@ -90,6 +92,16 @@ def decisions(found: Sequence[Decision]) -> Json:
 def artifact(found: Artifact) -> Json:
     """Return what a model was converted to."""
     return _VERSION | _fields(found) | {"max_relative": _plain(found.validation.max_relative)}
+
+
+def run(found: Run) -> Json:
+    """Return what became of the files that a model was run on."""
+    return _VERSION | _fields(found) | {"per_second": found.per_second}
+
+
+def inference(found: Inference) -> Json:
+    """Return the outputs of one inference in figures."""
+    return _VERSION | _fields(found)
 
 
 def dumps(document: Json) -> str:

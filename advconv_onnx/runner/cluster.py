@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from advconv_onnx.errors import AdvconvError, CheckError, InputError, MissingDependencyError
+from advconv_onnx.preprocessing import Preprocessing
 from advconv_onnx.records import FileFailure
 from advconv_onnx.runner.job import Done, Job, work
 from advconv_onnx.runner.session import Session
@@ -79,8 +80,9 @@ def distribute(
         CheckError: a worker cannot work, or the scheduler is lost.
         MissingDependencyError: Dask is not installed, or a provider does not work on a worker.
     """
+    how = session.preprocessing
     options = {
-        "preprocessing": session.preprocessing or None,
+        "preprocessing": how if isinstance(how, Preprocessing) else None,
         "provider": provider,
         "threads": threads or 1,
         "batch": session.batch,

@@ -7,15 +7,14 @@ import dataclasses
 import io
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from advconv_onnx.errors import CheckError, InputError
 from advconv_onnx.preprocessing import Preprocessing
 from advconv_onnx.records import FileFailure
 from advconv_onnx.runner.interpretation import likeliest, mask, scores
+from advconv_onnx.runner.packing import pack
 from advconv_onnx.runner.pictures import Frame, encode_mask
 from advconv_onnx.runner.reading import Item
 from advconv_onnx.runner.session import Outputs, Result, Session
@@ -96,17 +95,11 @@ def _finish(session: Session, job: Job, result: Result) -> str:
     try:
         if job.form == "labels":
             return _lines(job, result.source.name, outputs)
-        content = _npz(outputs) if job.form == "npz" else _mask(session, result.item, outputs)
+        content = pack(outputs) if job.form == "npz" else _mask(session, result.item, outputs)
     except CheckError as error:
         raise _Unusable(error) from error
     _publish(job, result.source, content)
     return ""
-
-
-def _npz(outputs: Outputs) -> bytes:
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **outputs)
-    return content.getvalue()
 
 
 def _mask(session: Session, item: Item, outputs: Outputs) -> bytes:
@@ -126,21 +119,31 @@ def _lines(job: Job, name: str, outputs: Outputs) -> str:
     writer = csv.writer(text, lineterminator="\n")
     for row in scores(outputs):
         best = likeliest(row, job.top)
-        cells = [(_label(job, index, row.size), _number(part)) for index, part in best]
+        cells = [(label_of(index, row.size, job.labels), _number(part)) for index, part in best]
         cells += [("", "")] * (job.top - len(best))
         writer.writerow([name, *(cell for pair in cells for cell in pair)])
     return text.getvalue()
 
 
-def _label(job: Job, index: int, classes: int) -> str:
-    if not job.labels:
+def label_of(index: int, classes: int, labels: Sequence[str]) -> str:
+    """The label of a class, its number where there are no labels.
+
+    Args:
+        index: of the class.
+        classes: how many the model tells apart; 1 if it only says which.
+        labels: of all classes.
+
+    Raises:
+        InputError: the labels are for another number of classes.
+    """
+    if not labels:
         return str(index)
-    if index >= len(job.labels) or classes not in (1, len(job.labels)):
+    if not 0 <= index < len(labels) or classes not in (1, len(labels)):
         raise InputError(
-            f"there are {len(job.labels)} labels, the model has "
-            f"{max(classes, index + 1)} classes; give --labels a line for each"
+            f"there are {len(labels)} labels, the model has {max(classes, index + 1)} classes; "
+            "give --labels a line for each"
         )
-    return job.labels[index]
+    return labels[index]
 
 
 def _number(probability: float | None) -> str:

@@ -164,7 +164,7 @@ def _identity(session: Session, job: Job, sources: Sources) -> dict[str, Any]:
         "model": session.digest,
         "folder of the inputs": sorted(map(str, sources.bases)),
         "--as": job.form,
-        "preprocessing": dataclasses.asdict(how) if isinstance(how, Preprocessing) else None,
+        "preprocessing": dataclasses.asdict(how) if isinstance(how, Preprocessing) else dict(how),
     }
     if job.form == "labels":
         identity["--top"] = job.top

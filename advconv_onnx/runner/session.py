@@ -130,9 +130,8 @@ class Session:
         if inputs.keys() != {each.name for each in self.inputs}:
             names = ", ".join(each.name for each in self.inputs)
             raise InputError(f"arrays are given for {', '.join(inputs)}; the model takes {names}")
-        return run_session(
-            self._session,
-            {i.name: adopt(np.asarray(inputs[i.name]), i, "the array") for i in self.inputs},
+        return self._run_once(
+            {i.name: adopt(np.asarray(inputs[i.name]), i, "the array") for i in self.inputs}
         )
 
     def read(self, name: str, path: str | os.PathLike[str]) -> np.ndarray:
@@ -215,7 +214,7 @@ class Session:
     def _infer(self, items: Sequence[Item]) -> list[Outputs]:
         """The outputs of each item, of one inference."""
         if len(self.inputs) > 1:
-            return [run_session(self._session, item.inputs) for item in items]
+            return [self._run_once(item.inputs) for item in items]
         name = self._only_input.name
         arrays = [item.inputs[name] for item in items]
         rows = [len(array) for array in arrays]
@@ -224,7 +223,7 @@ class Session:
         if missing > 0 and rows == [1] * len(rows):
             arrays.append(np.repeat(arrays[-1], missing, axis=0))
         joined = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
-        outputs = run_session(self._session, {name: joined})
+        outputs = self._run_once({name: joined})
         if len(arrays) == 1:
             return [outputs]
         for key, array in outputs.items():
@@ -239,6 +238,13 @@ class Session:
             for end, count in zip(ends, rows, strict=True)
         ]
 
+    def _run_once(self, inputs: Mapping[str, np.ndarray]) -> Outputs:
+        outputs = run_session(self._session, inputs)
+        for name, array in outputs.items():
+            if not isinstance(array, np.ndarray):
+                raise CheckError(f"output '{name}' is no tensor but a {type(array).__name__}")
+        return outputs
+
     @property
     def _only_input(self) -> Input:
         if len(self.inputs) != 1:
@@ -249,8 +255,10 @@ class Session:
     def _fitted(
         self, given: Preprocessing | Mapping[str, Any]
     ) -> Preprocessing | Mapping[str, Any]:
+        if len(self.inputs) != 1:
+            return given  # it is fitted to whichever takes a picture
         try:
-            return fit(given, self._only_input)
+            return fit(given, self.inputs[0])
         except InputError:
             if given:
                 raise
