@@ -27,7 +27,7 @@ import typer
 from typer.core import TyperGroup
 
 from advconv_onnx.errors import AdvconvError, InputError
-from advconv_onnx.preprocessing import Preprocessing
+from advconv_onnx.preprocessing import Preprocessing, parse_fields
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Bench,
         Built,
         Comparison,
+        FileFailure,
         Inspection,
         PackageStatus,
         Shape,
@@ -66,6 +67,14 @@ _PACKAGES = (
     ("matplotlib", "advconv inspect --card", "pip install 'advconv-onnx[report]'"),
 )
 """Distributions, what they are for, and how to get them."""
+
+
+class _Stopped(AdvconvError):
+    """A run was interrupted, and what it has written stays."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.exit_status = status
 
 
 class _Commands(TyperGroup):
@@ -696,6 +705,187 @@ def convert(
             model, out, inputs=shapes, threads=threads, seed=seed, progress=announce, **options
         )
     _publish([] if quiet else [terminal.artifact(found)], schema.artifact(found), json)
+
+
+@app.command()
+def run(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An .onnx or .ort file, or a bundle.")
+    ],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="Pictures, .npy, .npz, or folders of them."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for the results; with --input an .npz file."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=FILE",
+            help="Run once, on a picture, .npy or .npz for each input. Repeatable.",
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--as", metavar="npz|labels|masks", help="What results are; npz if unsaid."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Files that go through the model together.")
+    ] = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    channels: Channels = None,
+    scale: Scale = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text, a line for each class.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(metavar="K", help="Classes named for each picture.")
+    ] = None,
+    provider: Provider = "cpu",
+    threads: Threads = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS|local", help="Let the workers of a Dask cluster do it."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="How many a local cluster starts; 2 if unsaid.")
+    ] = None,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> int:
+    """Run a model on pictures and arrays; the exit status is 1 when a file was left out.
+
+    A run that was interrupted goes on where it was when it is called again.
+    """
+    if bool(paths) == bool(inputs):
+        raise InputError("give files or folders, or --input NAME=FILE; see 'advconv run --help'")
+    files = _parse_files(inputs)
+    _check_json(json, model, *(paths or ()), *files.values())
+    _keep_inputs([out, json], [model, labels, *files.values()])
+    options: dict[str, Any] = {
+        "preprocessing": parse_fields(
+            resize=resize,
+            crop=crop,
+            channels=channels,
+            scale=scale,
+            mean=mean,
+            std=std,
+            layout=layout,
+        ),
+        "labels": labels,
+        "provider": provider,
+        "threads": threads,
+    }
+    if top is not None:
+        options["top"] = top
+    given = {"as": form, "batch": batch, "scheduler": scheduler, "workers": workers}
+    special = {name: value for name, value in given.items() if value is not None}
+    if paths:
+        if out is None:
+            raise InputError("-o FOLDER is missing; name one for the results")
+        return _run_files(model, paths, out, options | _parse_many(special), json, quiet)
+    if special:
+        raise InputError(f"--{min(special)}: not with --input, which runs the model once")
+    _infer(model, files, out or Path("outputs.npz"), options, json, quiet)
+    return 0
+
+
+def _run_files(
+    model: Path,
+    paths: Sequence[Path],
+    out: Path,
+    options: Mapping[str, Any],
+    json: Path | None,
+    quiet: bool,
+) -> int:
+    from advconv_onnx.report import schema, terminal
+    from advconv_onnx.runner.run import run as run_files
+
+    status = 0
+    with _counting(quiet) as (count, complain):
+        try:
+            found = run_files(model, paths, out, progress=count, failed=complain, **options)
+        except (KeyboardInterrupt, SystemExit) as error:
+            status = _CTRL_C if isinstance(error, KeyboardInterrupt) else _TERMINATED
+    if status:  # out here, where the interrupt is over
+        raise _Stopped("interrupted; what is written stays, the same call goes on from it", status)
+    _publish([] if quiet else [terminal.run(found)], schema.run(found), json)
+    return 1 if found.failures else 0
+
+
+def _infer(
+    model: Path,
+    inputs: Mapping[str, Path],
+    out: Path,
+    options: Mapping[str, Any],
+    json: Path | None,
+    quiet: bool,
+) -> None:
+    from advconv_onnx.report import schema, terminal
+    from advconv_onnx.runner.inference import infer
+
+    _keep_inputs([out], [model, *inputs.values()])
+    with _progress(quiet) as announce:
+        announce("running")
+        found = infer(model, inputs, out, **options)
+    _publish([] if quiet else [terminal.inference(found)], schema.inference(found), json)
+
+
+def _parse_files(arguments: Sequence[str] | None) -> dict[str, Path]:
+    """Read ``NAME=FILE`` arguments."""
+    files: dict[str, Path] = {}
+    for argument in arguments or ():
+        name, _, path = argument.partition("=")
+        if not (name and path):
+            raise InputError(f"--input '{argument}' is not NAME=FILE, as in x=cat.jpg")
+        if name in files:
+            raise InputError(f"--input '{name}' is given twice; give each input one file")
+        files[name] = Path(path)
+    return files
+
+
+def _parse_many(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the options that are only for many files."""
+    options = {"form" if name == "as" else name: value for name, value in given.items()}
+    scheduler, workers = options.pop("scheduler", None), options.pop("workers", None)
+    if workers is not None and (workers < 1 or scheduler not in (None, "local")):
+        raise InputError(
+            f"--workers {workers}: for --scheduler local, 1 or more; other clusters have theirs"
+        )
+    if scheduler is not None or workers is not None:
+        from advconv_onnx.runner.cluster import Cluster
+
+        address = None if scheduler in (None, "local") else scheduler
+        options["cluster"] = Cluster(address, workers or 2)
+    return options
+
+
+@contextlib.contextmanager
+def _counting(
+    quiet: bool,
+) -> Iterator[tuple[Callable[[int, int], None], Callable[[FileFailure], None]]]:
+    """Show a bar on a terminal's standard error, and above it what goes wrong."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = _console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def complain(failure: FileFailure) -> None:
+            where = "" if failure.path in failure.reason else f"'{failure.path}': "
+            console.print(f"advconv: left out: {where}{failure.reason}", soft_wrap=True)
+
+        yield lambda done, total: bar.update(task, completed=done, total=total), complain
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

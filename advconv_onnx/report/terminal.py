@@ -20,6 +20,7 @@ from advconv_onnx.records import (
     Decision,
     Device,
     Doctor,
+    Inference,
     Inspection,
     Layer,
     LayerPrecision,
@@ -29,6 +30,7 @@ from advconv_onnx.records import (
     Ratio,
     Report,
     Rewrite,
+    Run,
     Status,
     Validation,
 )
@@ -236,6 +238,47 @@ def _converted(layers: Sequence[LayerPrecision]) -> Iterator[tuple[str, str]]:
     if layers:
         kept = sum(bool(layer.kept) for layer in layers)
         yield "layers", f"{len(layers) - kept} of {len(layers)} converted"
+
+
+def run(found: Run) -> RenderableType:
+    """Show what became of the files that a model was run on, and how fast."""
+    parts = [
+        (found.written, "written"),
+        (found.kept, "were there"),
+        (len(found.failures), "left out"),
+    ]
+    workers = "" if found.workers == 1 else f", {found.workers} workers"
+    facts = [
+        ("results", ", ".join(f"{count} {what}" for count, what in parts if count)),
+        ("speed", f"{found.per_second:.4g} files per second, reading and writing included"),
+    ]
+    if found.latency:
+        files = "1 file" if found.batch == 1 else f"up to {found.batch} files"
+        median, p90 = _ms(found.latency.median), _ms(found.latency.p90)
+        facts.append(("latency", f"{median} for {files}; 90 % take at most {p90}"))
+    facts.append(("device", _device(found.device) + workers))
+    return _facts([*facts, *(("note", note) for note in found.notes), ("in", found.out)])
+
+
+def inference(found: Inference) -> RenderableType:
+    """Show the outputs of one inference in figures, and the likeliest classes."""
+    table = _table("output", "type", "shape", ">smallest", ">largest", ">mean")
+    for output in found.outputs:
+        figures = (output.smallest, output.largest, output.mean)
+        numbers = ("" if figure is None else f"{figure:.6g}" for figure in figures)
+        shape = sizes(output.shape) if output.shape else "scalar"
+        _add_row(table, output.name, output.type, shape, *numbers)
+    facts = [
+        *((f"{rank}.", _class(*named)) for rank, named in enumerate(found.labels, 1)),
+        ("latency", f"{_ms(found.ms)}, of the first inference"),
+        *(("note", note) for note in found.notes),
+        ("written", found.out),
+    ]
+    return _below(table, facts)
+
+
+def _class(label: str, probability: float | None) -> str:
+    return label if probability is None else f"{label}, {100 * probability:.1f} %"
 
 
 def bench(run: Bench) -> RenderableType:
