@@ -365,9 +365,14 @@ class _Comparison:
     max_error: float
     apart: bool = False
 
-    def measure(self, values: Sequence[ir.Value]) -> dict[str, Difference]:
-        """Compare tensors on all samples."""
-        found = {value.name or "": Difference(_bounds(value)) for value in values}
+    def measure(
+        self, values: Sequence[ir.Value], *, logarithms: bool = False
+    ) -> dict[str, Difference]:
+        """Compare tensors, or their logarithms, on all samples."""
+        see = _logarithm if logarithms else _unchanged
+        found = {
+            value.name or "": Difference(None if logarithms else _bounds(value)) for value in values
+        }
         typed = isinstance(self.trusted, _Session)
         for sample, want, got in self._runs(tuple(found)) if found else ():
             if isinstance(got, CheckError):
@@ -378,7 +383,13 @@ class _Comparison:
             for value in values:
                 name = value.name or ""
                 result = got[name] if value.is_graph_output() else _like(got[name], want[name])
-                found[name].add(want[name], result, exact.get(name), typed=typed)
+                judge = exact.get(name)
+                found[name].add(
+                    see(want[name]),
+                    see(result),
+                    None if judge is None else see(judge),
+                    typed=typed,
+                )
         return found
 
     def _runs(
@@ -417,11 +428,25 @@ def _like(got: Array, want: Array) -> Array:
     return got.reshape(want.shape) if is_array and got.size == want.size else got
 
 
+def _unchanged(array: Array) -> Array:
+    return array
+
+
+def _logarithm(array: Array) -> Array:
+    """Of probabilities, down to where float32 has them all."""
+    return np.log(np.maximum(array, 1e-30, dtype=array.dtype))
+
+
 def _bounds(value: ir.Value) -> tuple[float, float] | None:
+    return _BOUNDS.get(_maker(value))
+
+
+def _maker(value: ir.Value) -> str:
+    """The operator that makes a tensor's values, wherever they are moved to then."""
     node = value.producer()
     while node is not None and node.op_type in _TRANSPARENT and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    return _BOUNDS.get(node.op_type) if node is not None else None
+    return node.op_type if node is not None else ""
 
 
 def _validate(
@@ -445,14 +470,14 @@ def _validate(
             notes.append(
                 f"output '{name}' {reason}; "
                 + (
-                    f"inner tensor '{inner[0]}' was compared as well"
+                    f"{inner[0]} was compared as well"
                     if inner
                     else "both models name no inner tensor to compare instead: nothing is proved; "
                     "give inputs that the output reacts to with --data FILE.npz"
                 )
             )
             agrees = inner is not None and _check(
-                *inner, comparison.max_error, checks, notes, stands_for=name
+                *inner[1:], comparison.max_error, checks, notes, stands_for=name
             )
         passed = passed and agrees
     if layers:
@@ -538,15 +563,24 @@ def _shared_tensors(original: ir.Model, candidate: ir.Model) -> list[ir.Value]:
 
 def _stand_in(
     output: ir.Value, shared: Sequence[ir.Value], comparison: _Comparison
-) -> tuple[str, Difference] | None:
-    """Find the inner tensor nearest to an output that can tell the two models apart."""
+) -> tuple[str, str, Difference] | None:
+    """Find the inner tensor nearest to an output that can tell the two models apart.
+
+    Where nothing inside can be seen, probabilities of a Softmax stand for the scores: one near 0
+    has as many digits as one in the middle, and its logarithm shows them. (A Sigmoid's has not:
+    ONNX Runtime computes it as a difference from a half.)
+    """
     usable = {value for value in shared if not value.is_graph_output()}
     nearest = itertools.islice((v for v in _upstream(output) if v in usable), _INNER_TENSORS)
     for values in _batches(tuple(nearest), _NEAREST_TENSORS):
         for name, difference in comparison.measure(values).items():
             if difference.problem or (difference.is_float and not difference.is_degenerate):
-                return name, difference
-    return None
+                return f"inner tensor '{name}'", name, difference
+    if _maker(output) != "Softmax":
+        return None
+    ((name, difference),) = comparison.measure([output], logarithms=True).items()
+    is_telling = not difference.problem and not difference.is_degenerate
+    return ("its logarithm", name, difference) if is_telling else None
 
 
 def _batches(values: Sequence[ir.Value], size: int) -> Iterator[Sequence[ir.Value]]:

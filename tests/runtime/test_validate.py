@@ -8,9 +8,16 @@ import pytest
 
 from advconv_onnx.errors import CheckError
 from advconv_onnx.runtime import validate as module
+from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.reference import Reference
 from advconv_onnx.runtime.session import open_session
-from advconv_onnx.runtime.validate import usual_error, validate, validate_runtime
+from advconv_onnx.runtime.validate import (
+    gather,
+    usual_error,
+    validate,
+    validate_run,
+    validate_runtime,
+)
 from tests.parsing import parse
 
 C = 32
@@ -313,3 +320,30 @@ def test_the_error_that_rounding_explains(nodes: str, error: float) -> None:
         s=np.float32(0.5),
     )
     assert usual_error(model) == error
+
+
+def answers(last, weight):
+    """A classifier whose scores are far apart, and the verdict on one whose weights are others."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3] x) => (float[N, 4] y) {{
+        a = MatMul (x, w)
+        y = {last} (a)
+    }}"""
+    rng = np.random.default_rng(0)
+    w = 400 * rng.standard_normal((3, 4))
+    original, other = build(text, w=w), open_session(build(text, w=weight * w))
+    evidence = gather(original)
+    return validate_run(original, lambda x: run_session(other, x), evidence=evidence)
+
+
+def test_saturated_probabilities_are_compared_by_their_logarithms():
+    same = answers("Softmax", 1)
+    assert same.passed
+    assert "its logarithm was compared as well" in same.notes[0]
+    # Which class is the most probable, and that by far, stays as it is.
+    assert not answers("Softmax", 1.01).passed
+
+
+def test_without_digits_near_its_bounds_a_saturated_output_proves_nothing():
+    found = answers("HardSigmoid", 1)
+    assert not found.passed
+    assert "nothing is proved" in found.notes[0]
