@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import os
 import uuid
@@ -13,15 +14,19 @@ from pathlib import Path
 from advconv_onnx.errors import CheckError, InputError
 from advconv_onnx.preprocessing import Preprocessing
 from advconv_onnx.records import FileFailure
+from advconv_onnx.runner.ahead import ahead
 from advconv_onnx.runner.interpretation import likeliest, mask, scores
 from advconv_onnx.runner.packing import pack
 from advconv_onnx.runner.pictures import Frame, encode_mask
 from advconv_onnx.runner.reading import Item
-from advconv_onnx.runner.session import Outputs, Result, Session
+from advconv_onnx.runner.session import Batch, Outputs, Result, Session
 from advconv_onnx.runner.sources import Source
 
 SUFFIXES = {"npz": ".npz", "masks": ".png", "labels": ""}
 """What results are written as, and what is added to the name of an input; labels are lines."""
+
+_WRITERS = 4
+"""Threads that write results: flushing a file to the disk is mostly waiting."""
 
 STAGING = ".unfinished"
 """Folder in that of the results; what is in it is renamed when it is whole."""
@@ -72,22 +77,26 @@ def work(session: Session, job: Job, sources: Iterable[Source]) -> Iterator[Done
     Raises:
         InputError: a result cannot be written, or the model makes none of this form.
     """
-    for batch in session.batches(sources):
-        failures, lines, written = [], io.StringIO(), 0
-        for result in batch.results:
-            try:
-                lines.write(_finish(session, job, result))
-                written += 1
-            except _Unusable as error:
-                failures.append(FileFailure(str(result.source.path), str(error)))
-        yield Done(written, tuple(failures), lines.getvalue(), batch.ms)
+    finish = functools.partial(_finish, session, job)
+    yield from ahead(finish, session.batches(sources), threads=_WRITERS, most=_WRITERS)
+
+
+def _finish(session: Session, job: Job, batch: Batch) -> Done:
+    failures, lines, written = [], io.StringIO(), 0
+    for result in batch.results:
+        try:
+            lines.write(_write(session, job, result))
+            written += 1
+        except _Unusable as error:
+            failures.append(FileFailure(str(result.source.path), str(error)))
+    return Done(written, tuple(failures), lines.getvalue(), batch.ms)
 
 
 class _Unusable(Exception):
     """There is no result for one file."""
 
 
-def _finish(session: Session, job: Job, result: Result) -> str:
+def _write(session: Session, job: Job, result: Result) -> str:
     """Write the result of one file, or return its lines."""
     outputs = result.outputs
     if result.item is None or not isinstance(outputs, dict):

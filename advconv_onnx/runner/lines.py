@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
+from pathlib import Path
 
 from advconv_onnx import model as files
 from advconv_onnx.errors import InputError
 from advconv_onnx.runner.job import Job
 
 NAME = "labels.csv"
+
+
+def has_lines(folder: Path) -> bool:
+    """Whether there is more than the names of the columns."""
+    path = folder / NAME
+    return path.exists() and path.read_bytes().count(b"\n") > 1
 
 
 class Lines:

@@ -19,7 +19,8 @@ from typing import Any
 from advconv_onnx import model as files
 from advconv_onnx.errors import InputError
 from advconv_onnx.runner.job import STAGING, Job
-from advconv_onnx.runner.lines import Lines
+from advconv_onnx.runner.lines import NAME as LINES
+from advconv_onnx.runner.lines import Lines, has_lines
 from advconv_onnx.runner.sources import Source
 
 if sys.platform != "win32":
@@ -77,9 +78,8 @@ def opened(job: Job, identity: Mapping[str, Any]) -> Iterator[Results]:
             job.out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(job.out))
             _check_owner(job.out, identity)
-            # On the way in it is of a run that was killed.
-            shutil.rmtree(job.out / STAGING, ignore_errors=True)
-            stack.callback(shutil.rmtree, job.out / STAGING, ignore_errors=True)
+            stack.callback(_tidy, job.out)
+            shutil.rmtree(job.out / STAGING, ignore_errors=True)  # of a run that was killed
             lines = Lines(job) if job.form == "labels" else None
         except OSError as error:
             raise InputError(f"cannot write to '{job.out}': {error.strerror or error}") from error
@@ -103,6 +103,16 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _tidy(folder: Path) -> None:
+    """Take away what is no result, and without results the folder."""
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if {path.name for path in folder.iterdir()} <= {RECORD, LINES} and not has_lines(folder):
+            (folder / LINES).unlink(missing_ok=True)
+            (folder / RECORD).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _check_owner(folder: Path, identity: Mapping[str, Any]) -> None:

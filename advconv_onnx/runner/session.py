@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError
 from advconv_onnx.preprocessing import Preprocessing
 from advconv_onnx.runner import bundle
+from advconv_onnx.runner.ahead import ahead
 from advconv_onnx.runner.inputs import Input, adopt, fit
 from advconv_onnx.runner.manifest import LABELS, MANIFEST, MODEL
 from advconv_onnx.runner.reading import Item, read_file, read_input
@@ -162,7 +161,8 @@ class Session:
     def batches(self, sources: Iterable[Source]) -> Iterator[Batch]:
         """Run the model on files, of equal sizes together; those that cannot be read come alone."""
         waiting: dict[object, list[tuple[Source, Item]]] = {}
-        for source, item in self._read_ahead(sources):
+        most = self.batch + _READERS
+        for source, item in ahead(self._read, sources, threads=_READERS, most=most):
             if not isinstance(item, Item):
                 yield Batch([Result(source, None, item)], None)
                 continue
@@ -176,27 +176,11 @@ class Session:
         for group in waiting.values():
             yield self._run(group)
 
-    def _read_ahead(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Item | InputError]]:
-        """Read files in order, in threads, not many more than are asked for."""
-        pending: collections.deque[tuple[Source, Future[Item | InputError]]] = collections.deque()
-        pool = ThreadPoolExecutor(_READERS, thread_name_prefix="advconv-read")
+    def _read(self, source: Source) -> tuple[Source, Item | InputError]:
         try:
-            for source in sources:
-                pending.append((source, pool.submit(self._read, source.path)))
-                if len(pending) > self.batch + _READERS:
-                    first, read = pending.popleft()
-                    yield first, read.result()
-            while pending:
-                first, read = pending.popleft()
-                yield first, read.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _read(self, path: Path) -> Item | InputError:
-        try:
-            return read_file(path, self.inputs, self.preprocessing)
+            return source, read_file(source.path, self.inputs, self.preprocessing)
         except InputError as error:
-            return error
+            return source, error
 
     def _run(self, group: Sequence[tuple[Source, Item]]) -> Batch:
         start = time.perf_counter()
