@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from advconv_onnx.model import load as load
     from advconv_onnx.model import save as save
     from advconv_onnx.optimizer.pipeline import optimize as optimize
+    from advconv_onnx.runner.session import Session as Session
     from advconv_onnx.runtime.profile import profile as profile
     from advconv_onnx.runtime.timing import measure as measure
     from advconv_onnx.runtime.validate import validate as validate
 
 _HOMES = {
     "AdvconvError": "errors",
+    "Session": "runner.session",
     "build": "catalog",
     "export": "exporters.torch_module",
     "from_state_dict": "catalog",
