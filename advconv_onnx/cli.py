@@ -65,6 +65,8 @@ _PACKAGES = (
     ("safetensors", "trained weights", "pip install advconv-onnx"),
     ("torch", "advconv export", "pip install 'advconv-onnx[torch]'"),
     ("matplotlib", "advconv inspect --card", "pip install 'advconv-onnx[report]'"),
+    ("pillow", "advconv run on pictures", "pip install 'advconv-onnx[images]'"),
+    ("distributed", "advconv run --scheduler", "pip install 'advconv-onnx[dask]'"),
 )
 """Distributions, what they are for, and how to get them."""
 
@@ -812,8 +814,10 @@ def _run_files(
     with _counting(quiet) as (count, complain):
         try:
             found = run_files(model, paths, out, progress=count, failed=complain, **options)
-        except (KeyboardInterrupt, SystemExit) as error:
-            status = _CTRL_C if isinstance(error, KeyboardInterrupt) else _TERMINATED
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            status = _explain(error)[1]
+            if status not in (_CTRL_C, _TERMINATED):
+                raise
     if status:  # out here, where the interrupt is over
         raise _Stopped("interrupted; what is written stays, the same call goes on from it", status)
     _publish([] if quiet else [terminal.run(found)], schema.run(found), json)
