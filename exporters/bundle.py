@@ -19,7 +19,7 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from advconv_onnx.errors import InputError
 from advconv_onnx.exporters import options
 from advconv_onnx.preprocessing import Preprocessing
 from advconv_onnx.records import Artifact
+from advconv_onnx.runner.inputs import Input, fit
 from advconv_onnx.runner.manifest import MANIFEST, MODEL, SAMPLES, SCHEMA, describe
 from advconv_onnx.runtime.engine import resolve_threads, run_session
 from advconv_onnx.runtime.inputs import largest, spell_shapes
@@ -56,12 +57,13 @@ class Options(options.Options):
         max_error: also holds where the bundle is checked again.
         labels: text file with a line for each class, as many as an output has channels.
         report: what ``advconv optimize --json`` wrote.
-        preprocessing: what is done to a picture before the model sees it.
+        preprocessing: what is done to a picture before the model sees it; of a mapping, the fields
+            that are missing follow from the model's input.
     """
 
     labels: str | os.PathLike[str] | None = None
     report: str | os.PathLike[str] | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None
 
 
 def export(
@@ -96,6 +98,10 @@ def export(
     session = open_session(loaded, threads=asked.threads)
     found = asked.prove(loaded, lambda sample: run_session(session, sample), evidence)
     _check_labels(extra["labels.txt"], asked.labels, session, evidence)
+    inputs = [_interface(value) for value in loaded.graph.inputs]
+    for entry, value in zip(inputs, session.get_inputs(), strict=True):
+        entry["layout"] = _layout(Input.of(value))
+    prepared = _prepared(session, asked)
     with files.staging_folder(target) as folder:
         announce("writing")
         files.save(loaded, folder / MODEL)
@@ -105,7 +111,14 @@ def export(
         _write_samples(folder, loaded, evidence, session)
         announce("measuring")
         text = json.dumps(
-            _manifest(folder, loaded, evidence, asked),
+            {
+                "schema": SCHEMA,
+                "files": dict(describe(folder)),
+                "inputs": inputs,
+                "outputs": [_interface(value) for value in loaded.graph.outputs],
+                "preprocessing": prepared and dataclasses.asdict(prepared),
+                **_measured(folder, loaded, evidence, asked),
+            },
             indent=2,
             ensure_ascii=False,
             allow_nan=False,
@@ -118,24 +131,38 @@ def export(
     return Artifact("bundle", tuple(map(str, written)), size, found, notes=(note, *notes))
 
 
-def _manifest(folder: Path, model: ir.Model, evidence: Evidence, asked: Options) -> dict[str, Any]:
-    """What the files of a folder are, and how fast the model is here."""
+def _measured(folder: Path, model: ir.Model, evidence: Evidence, asked: Options) -> dict[str, Any]:
+    """How exact and how fast the model is, and where."""
     timed = largest(evidence.samples).inputs
     paths = {MODEL: folder / MODEL}
     measured = measure(paths, timed, threads=asked.threads, time_limit=_SECONDS)
-    prepared = asked.preprocessing
     return {
-        "schema": SCHEMA,
-        "files": dict(describe(folder)),
-        "inputs": [_interface(value) for value in model.graph.inputs],
-        "outputs": [_interface(value) for value in model.graph.outputs],
-        "preprocessing": None if prepared is None else dataclasses.asdict(prepared),
         "max_error": asked.limit(model),
         "device": dataclasses.asdict(device("cpu", resolve_threads(asked.threads))),
         "latency_ms": dataclasses.asdict(measured.timings[0].latency),
         "latency_inputs": measured.shape,
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
     }
+
+
+def _prepared(session: ort.InferenceSession, asked: Options) -> Preprocessing | None:
+    """The whole of what is done to a picture, if anything was said about it."""
+    if asked.preprocessing is None:
+        return None
+    first, *others = map(Input.of, session.get_inputs())
+    if others:
+        raise InputError(
+            f"--mean and the like: the model has {len(others) + 1} inputs, pictures are run on "
+            "models of one; leave them out"
+        )
+    return fit(asked.preprocessing, first)
+
+
+def _layout(to: Input) -> str | None:
+    try:
+        return fit({}, to).layout
+    except InputError:
+        return None  # it takes no pictures
 
 
 def _read(path: str | os.PathLike[str] | None) -> bytes | None:

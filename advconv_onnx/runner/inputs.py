@@ -33,6 +33,11 @@ class Input:
     type: str
     dims: tuple[int | str | None, ...]
 
+    @classmethod
+    def of(cls, argument: Any) -> Input:
+        """Of one of the inputs that ONNX Runtime lists for a session."""
+        return cls(argument.name, argument.type, tuple(argument.shape))
+
     @property
     def kind(self) -> str:
         """Its type as numpy calls it, "float32"."""

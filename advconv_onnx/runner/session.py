@@ -106,9 +106,7 @@ class Session:
             self._session = open_session(path, **options)
         if not isinstance(preprocessing, Preprocessing):
             preprocessing = {**_tuples(known), **(preprocessing or {})}
-        self.inputs = tuple(
-            Input(each.name, each.type, tuple(each.shape)) for each in self._session.get_inputs()
-        )
+        self.inputs = tuple(map(Input.of, self._session.get_inputs()))
         self.preprocessing = self._fitted(preprocessing)
         self._fixed = self._fixed_batch()
         self.batch = self._checked_batch(batch)

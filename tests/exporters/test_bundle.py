@@ -20,6 +20,7 @@ from advconv_onnx.exporters import bundle_check
 from advconv_onnx.exporters.bundle import export
 from advconv_onnx.exporters.bundle_check import check
 from advconv_onnx.preprocessing import Preprocessing
+from advconv_onnx.runner.session import Session
 from tests.parsing import normal, parse
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
@@ -59,7 +60,9 @@ def test_a_folder_with_all_that_belongs_to_the_model(folder: Path) -> None:
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert there == {*manifest["files"], "manifest.json"}
     assert {"model.onnx", "labels.txt", "samples/0.npz"} <= there
-    assert manifest["inputs"] == [{"name": "x", "type": "float", "shape": ["N", 3, "H", 8]}]
+    assert manifest["inputs"] == [
+        {"name": "x", "type": "float", "shape": ["N", 3, "H", 8], "layout": "NCHW"}
+    ]
     assert [value["name"] for value in manifest["outputs"]] == ["y", "best"]
     assert manifest["latency_ms"]["median"] > 0
     assert manifest["device"]["processor"]
@@ -71,6 +74,17 @@ def test_pre_processing_is_kept(model: Path, tmp_path: Path) -> None:
     export(model, tmp_path / "b", preprocessing=how)
     kept = json.loads((tmp_path / "b" / "manifest.json").read_text())["preprocessing"]
     assert Preprocessing.from_mapping(kept) == how
+    assert Session(tmp_path / "b").preprocessing == how
+
+
+def test_pre_processing_must_fit_the_input(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="means 3 channels, L has 1"):
+        export(model, tmp_path / "b", preprocessing={"channels": "L"})
+    assert not (tmp_path / "b").exists()
+    both = parse(TEXT.replace("x) =>", "x, float u) =>"), w=normal(4, 3, 3, 3))
+    files.save(both, tmp_path / "two.onnx")
+    with pytest.raises(InputError, match="the model has 2 inputs"):
+        export(tmp_path / "two.onnx", tmp_path / "b", preprocessing={"mean": (0.5,)})
 
 
 def test_a_report_belongs_to_the_model(model: Path, tmp_path: Path) -> None:
