@@ -54,6 +54,7 @@ _TARGETS: Mapping[str, str] = {
     "fp16": "fp16",
     "ort": "ort_format",
     "onnx": "self_contained",
+    "openvino": "openvino_ir",
     "bundle": "bundle",
 }
 """What ``convert`` converts to, and the file of ``exporters`` with its ``Options``."""
@@ -580,26 +581,47 @@ def export(
     ],
     out: Out,
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            "--input", metavar="NAME=SHAPE", help="x=Nx3x224x224: letters stay dynamic. Repeatable."
+            "--input",
+            metavar="NAME=SHAPE[:TYPE]",
+            help="x=Nx3x224x224: letters stay dynamic; ids=1xT:int64 for what the weights are not. "
+            "Repeatable; .pt2 files know theirs.",
         ),
-    ],
+    ] = None,
+    opset: Annotated[int, typer.Option(metavar="N", help="Version of the operator set.")] = 20,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            metavar="E",
+            help="Largest error allowed, relative to an output's range; 1e-4 if unsaid, 5e-3 where "
+            "weights are float16.",
+            callback=_check_positive,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Of drawn weights and of all random inputs.")
+    ] = 0,
+    json: JsonFile = None,
+    quiet: Quiet = False,
 ) -> None:
     """Export a torch module to ONNX and prove that both compute the same."""
-    shapes = parse_inputs(inputs)
-    with _progress() as announce:
+    shapes, types = _parse_typed_inputs(inputs)
+    _check_json(json, out)
+    with _progress(quiet) as announce:
         announce("importing torch")
+        from advconv_onnx.exporters.torch_arguments import TensorSpec
         from advconv_onnx.exporters.torch_module import export as run
-        from advconv_onnx.exporters.torch_module import load_source
-        from advconv_onnx.report import terminal
+        from advconv_onnx.exporters.torch_source import load_source
+        from advconv_onnx.report import schema, terminal
 
         announce("loading")
-        module = load_source(source)
+        module = load_source(source, seed=seed)
         announce("exporting")
-        found = run(module, shapes, out)
-    _print(terminal.validation(found))
-    print(f"written to {out}")
+        given = {name: TensorSpec(shape, types.get(name)) for name, shape in shapes.items()}
+        found = run(module, given, out, opset=opset, seed=seed, max_error=max_error)
+    screens = [] if quiet else [terminal.validation(found), f"written to {out}"]
+    _publish(screens, schema.validation(found), json)
 
 
 @app.command()
@@ -610,8 +632,8 @@ def convert(
         typer.Option(
             "--to",
             metavar="|".join(_TARGETS),
-            help="Mixed precision, a .ort file, ONNX that takes pictures, or a bundle (folder or "
-            ".zip).",
+            help="Mixed precision, a .ort file, ONNX that takes pictures, OpenVINO's .xml, or a "
+            "bundle (folder or .zip).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")],
@@ -622,6 +644,9 @@ def convert(
     this_processor: Annotated[
         bool,
         typer.Option("--this-processor", help="ort: layouts that only processors like this have."),
+    ] = False,
+    float16_weights: Annotated[
+        bool, typer.Option("--float16-weights", help="openvino: store weights in float16.")
     ] = False,
     postprocess: Annotated[
         str | None,
@@ -676,6 +701,7 @@ def convert(
     special = {
         "float16_io": float16_io,
         "this_processor": this_processor,
+        "float16_weights": float16_weights,
         "postprocess": postprocess,
         "scores_output": scores_output,
         "picture_input": picture_input,
@@ -1144,6 +1170,25 @@ def parse_inputs(arguments: Sequence[str] | None) -> dict[str, Shape]:
             int(dim) if dim.isdigit() else None if dim == "?" else dim for dim in dims
         )
     return shapes
+
+
+def _parse_typed_inputs(
+    arguments: Sequence[str] | None,
+) -> tuple[dict[str, Shape], dict[str, str]]:
+    """Read ``NAME=SHAPE:TYPE`` arguments, where the type may be left out.
+
+    >>> _parse_typed_inputs(["x=Nx3", "ids=1x16:int64"])
+    ({'x': ('N', 3), 'ids': (1, 16)}, {'ids': 'int64'})
+    """
+    types: dict[str, str] = {}
+    untyped = []
+    for argument in arguments or ():
+        described, _, dtype = argument.rpartition(":")
+        name, separator, _ = described.rpartition("=")
+        if separator:  # else the colon, if there is one, is part of the name
+            types[name] = dtype
+        untyped.append(described if separator else argument)
+    return parse_inputs(untyped), types
 
 
 def _is_dim(text: str) -> bool:

@@ -44,6 +44,8 @@ def test_float16_with_its_report(
         (["--to", "ort", "--float16-io"], "--float16-io: not for --to ort"),
         (["--to", "ort", "--labels", "l.txt"], "--labels: not for --to ort"),
         (["--to", "fp16", "--input", "y=1x3x8x8"], "'y'"),
+        (["--to", "openvino"], "end it in .xml"),
+        (["--to", "ort", "--float16-weights"], "--float16-weights: not for --to ort"),
         (["--to", "onnx"], "say which with --scale"),
         (["--to", "onnx", "--mean", "0.5", "--channels", "L"], "no input is a float tensor of 4"),
         (["--to", "onnx", "--mean", "0.5", "--resize", "8"], "--resize and --crop: not for --to"),
@@ -92,6 +94,15 @@ def test_pictures_in_and_classes_out(
     assert session.get_inputs()[0].type == "tensor(uint8)"
     assert session.get_inputs()[0].shape[-1] == 3
     assert session.get_outputs()[0].type == "tensor(int64)"
+
+
+def test_openvino(block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino")
+    out = tmp_path / "m.xml"
+    call = ["convert", str(block), "--to", "openvino", "-o", str(out), "--float16-weights"]
+    assert main(call) == 0
+    assert "m.bin" in "".join(capsys.readouterr().out.split())
+    assert out.with_suffix(".bin").stat().st_size
 
 
 def test_a_bundle_is_made_and_validated(
