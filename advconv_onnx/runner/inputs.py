@@ -108,7 +108,8 @@ def fit(how: Preprocessing | Mapping[str, Any], to: Input) -> Preprocessing:
     if len(to.dims) != 4 or to.kind not in _PICTURES:
         raise InputError(f"{to} takes no pictures; give it .npy or .npz")
     fields = dict(how) if isinstance(how, Mapping) else dataclasses.asdict(how)
-    fields.setdefault("layout", _layout(to))
+    if "layout" not in fields:
+        fields["layout"] = _layout(to)
     last = fields["layout"] == "NHWC"
     size, channels = (to.dims[1:3], to.dims[3]) if last else (to.dims[2:4], to.dims[1])
     if isinstance(channels, int):
