@@ -52,6 +52,7 @@ _TERMINATED = 128 + signal.SIGTERM
 
 _TARGETS: Mapping[str, str] = {
     "fp16": "fp16",
+    "int8": "int8",
     "ort": "ort_format",
     "onnx": "self_contained",
     "openvino": "openvino_ir",
@@ -632,14 +633,34 @@ def convert(
         typer.Option(
             "--to",
             metavar="|".join(_TARGETS),
-            help="Mixed precision, a .ort file, ONNX that takes pictures, OpenVINO's .xml, or a "
-            "bundle (folder or .zip).",
+            help="Mixed precision, 8 bits, a .ort file, ONNX that takes pictures, OpenVINO's .xml, "
+            "or a bundle (folder or .zip).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")],
     inputs: Inputs = None,
     float16_io: Annotated[
         bool, typer.Option("--float16-io", help="fp16: inputs and outputs in float16 too.")
+    ] = False,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="minmax|entropy|percentile", help="int8: how ranges are taken from --data."
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(metavar="top1", help="int8: the best class must stay, not all values."),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="X", help="int8: of the metric; 0.01 if unsaid.")
+    ] = None,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(metavar="7|8", help="int8: if unsaid, 8 where they are exact, else 7."),
+    ] = None,
+    allow_slower: Annotated[
+        bool, typer.Option("--allow-slower", help="int8: also write what is slower here.")
     ] = False,
     this_processor: Annotated[
         bool,
@@ -677,11 +698,16 @@ def convert(
         typer.Option(
             metavar="E",
             help="Largest error allowed, relative to an output's range; 5e-3 if unsaid for fp16, "
-            "for others what rounding explains.",
+            "5e-2 for int8, for others what rounding explains.",
             callback=_check_positive,
         ),
     ] = None,
-    data: Data = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz|FOLDER", help="Arrays by input name; for int8 also a folder of files."
+        ),
+    ] = None,
     threads: Threads = None,
     seed: Seed = 0,
     json: JsonFile = None,
@@ -700,6 +726,11 @@ def convert(
     )
     special = {
         "float16_io": float16_io,
+        "calibration": calibration,
+        "metric": metric,
+        "max_drop": max_drop,
+        "weight_bits": weight_bits,
+        "allow_slower": allow_slower,
         "this_processor": this_processor,
         "float16_weights": float16_weights,
         "postprocess": postprocess,
@@ -709,7 +740,8 @@ def convert(
         "report": report,
         "preprocessing": prepared,
     }
-    options: dict[str, Any] = {option: value for option, value in special.items() if value}
+    given = {option: value for option, value in special.items() if value is not False}
+    options: dict[str, Any] = {o: value for o, value in given.items() if value is not None}
     if target not in _TARGETS:
         raise InputError(f"--to '{target}' is unknown; use {', '.join(_TARGETS)}")
     _check_json(json, model, out)
@@ -728,7 +760,8 @@ def convert(
         options["max_error"] = max_error
     with _progress(quiet) as announce:
         announce("reading")
-        options["data"] = _read_arrays(data)
+        is_folder = target == "int8" and data is not None and data.is_dir()
+        options["data"] = data if is_folder else _read_arrays(data)
         found = exporter.export(
             model, out, inputs=shapes, threads=threads, seed=seed, progress=announce, **options
         )

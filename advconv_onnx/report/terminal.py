@@ -221,6 +221,7 @@ def artifact(found: Artifact) -> RenderableType:
             f"at most {checked.max_relative:.1e} of an output's range, "
             f"{checked.max_error:.0e} allowed; {_evidence(checked)}",
         ),
+        *_beside(found.measurement),
         *(("note", note) for note in (*checked.notes, *found.notes)),
         ("written", f"{', '.join(found.files)} ({si(found.bytes, 'B')})"),
     ]
@@ -232,6 +233,18 @@ def artifact(found: Artifact) -> RenderableType:
             error = f"{layer.error:.1e}" if math.isfinite(layer.error) else "overflow"
             _add_row(table, layer.node, layer.op_type, error, layer.kept)
     return _below(table, facts)
+
+
+def _beside(measured: Measurement | None) -> Iterator[tuple[str, str]]:
+    """What was converted, timed beside what it was."""
+    if measured is not None:
+        before, after = measured.timings
+        yield (
+            "latency",
+            f"{_ms(after.latency.median)}, in {before.name} {_ms(before.latency.median)}: "
+            f"{_ratio(after.speedup)}",
+        )
+        yield "noise", _noise(measured)
 
 
 def _converted(layers: Sequence[LayerPrecision]) -> Iterator[tuple[str, str]]:
