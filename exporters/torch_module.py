@@ -37,7 +37,7 @@ from advconv_onnx.exporters.torch_conversion import (
     convert,
     merged_dimensions,
 )
-from advconv_onnx.exporters.torch_layers import layers_of
+from advconv_onnx.exporters.torch_difference import layers_of
 from advconv_onnx.exporters.torch_proof import Outputs, Subject, prove
 from advconv_onnx.exporters.torch_source import Source
 from advconv_onnx.records import Shape, Validation

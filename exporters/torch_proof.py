@@ -17,7 +17,7 @@ from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError
 from advconv_onnx.exporters.torch_arguments import Arguments, Tensors, spell_place
 from advconv_onnx.exporters.torch_cases import Case
-from advconv_onnx.exporters.torch_layers import first_difference
+from advconv_onnx.exporters.torch_difference import first_difference
 from advconv_onnx.exporters.torch_output import one_line, silence
 from advconv_onnx.records import TensorCheck, Validation
 from advconv_onnx.runtime.difference import Difference
