@@ -39,7 +39,7 @@ _BINS = 2048
 _LEVELS = 128
 """Steps of half a range."""
 
-_COUNTED = 1 << 15
+_COUNTED = 1 << 13
 """Values of a tensor that are counted, of one sample."""
 
 _PERCENT = 99.99

@@ -64,7 +64,7 @@ _LARGEST_FOLDED = 1 << 16
 _JUDGES = 8
 """Samples that are compared in float64; metrics have all that were kept to judge by."""
 
-_MOST_EXACT = 1 << 20
+_MOST_EXACT = 1 << 17
 """Elements of inputs beyond which no further sample is run in float64."""
 
 _RANKING = 4
