@@ -114,8 +114,10 @@ def _enlarged(classes: np.ndarray, frame: Frame) -> np.ndarray:
 
 def _places(pixels: int, resized: int, start: int, length: int, cells: int) -> np.ndarray:
     """The cell that each pixel of a side lies in; -1 outside."""
-    centres = (np.arange(pixels) + 0.5) * resized / pixels - start
-    return np.where((centres >= 0) & (centres < length), centres * cells // length, -1).astype(int)
+    # Centres of the pixels in twice as many parts as there are: whole numbers have no rounding.
+    centres = (2 * np.arange(pixels) + 1) * resized - 2 * pixels * start
+    end = 2 * pixels * length
+    return np.where((centres >= 0) & (centres < end), centres * cells // end, -1)
 
 
 def _without_nan(array: np.ndarray) -> np.ndarray:

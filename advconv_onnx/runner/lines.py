@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from advconv_onnx import model as files
 from advconv_onnx.errors import InputError
@@ -36,10 +37,12 @@ class Lines:
         self._names: set[str] = set()
         if not self.path.exists():
             files.write_text(self.path, header)
-        with self.path.open(encoding="utf-8", newline="") as file:
-            if file.readline() != header:
+        with self.path.open("rb") as file:
+            if file.readline() != header.encode():
                 raise InputError(f"'{self.path}' has other columns; name another folder")
-        os.truncate(self.path, self._read())
+            end = self._read(file)
+        if end < self.path.stat().st_size:
+            os.truncate(self.path, end)
 
     def __contains__(self, name: str) -> bool:
         """Whether a file has lines."""
@@ -67,22 +70,20 @@ class Lines:
             file.flush()
             os.fsync(file.fileno())
 
-    def _read(self) -> int:
-        """Collect the names; return the size up to which lines are whole.
+    def _read(self, file: BinaryIO) -> int:
+        """Collect the names behind the header; return the size up to which lines are whole.
 
         Behind a line that was cut off the one before it goes too: both may be of one file.
         """
-        end = start = 0
+        start = end = file.tell()
         last = ""
-        with self.path.open("rb") as file:
-            end = len(file.readline())
-            for line in file:
-                if not line.endswith(b"\n"):
-                    self._names.discard(last)
-                    return start or end
-                name = next(csv.reader([line.decode()]))[0]
-                if name != last:
-                    start, last = end, name
-                self._names.add(name)
-                end += len(line)
+        for line in file:
+            if not line.endswith(b"\n"):
+                self._names.discard(last)
+                return start
+            name = next(csv.reader([line.decode()]))[0]
+            if name != last:
+                start, last = end, name
+            self._names.add(name)
+            end += len(line)
         return end
