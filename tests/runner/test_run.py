@@ -75,8 +75,8 @@ def test_labels(folder: Path) -> None:
 
 
 def test_masks(folder: Path) -> None:
-    Image.fromarray(noise(48, 32)).save(folder / "in/large.png")  # no pixel lies between two
-    how = {"resize": (16, 16)}
+    Image.fromarray(noise(48, 32)).save(folder / "in/large.png")
+    how = {"resize": (24, 32)}
     run(folder / "masks.onnx", [folder / "in"], folder / "out", form="masks", preprocessing=how)
     session = Session(folder / "masks.onnx", preprocessing=how)
     for name in there(folder / "in"):
