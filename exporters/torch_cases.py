@@ -28,6 +28,9 @@ The second row serves modules that need equal sides. The first one starts with 2
 1 for a fixed dimension.
 """
 
+_VOLUMES = ((2, 16, 24), (1, 17, 15), (3, 12, 8), (2, 32, 64))
+"""What is tried before where a tensor has three or more of the others: volumes take long."""
+
 _MOST_SHAPES = 4
 _MOST_ELEMENTS = 1 << 21
 """Of all inputs together, for every shape after the first: volumes would fill the memory."""
@@ -123,7 +126,8 @@ def _bindings(inputs: Sequence[Input]) -> dict[str, list[tuple[int, ...]]]:
         for dim, size in zip(x.dims, x.example.shape, strict=True)
         if isinstance(dim, str)
     }
-    bound = [_bind(inputs, sizes, {}) for sizes in _SIZES]
+    most = max(sum(isinstance(dim, str) for dim in x.dims[1:]) for x in inputs)
+    bound = [_bind(inputs, sizes, {}) for sizes in (*(_VOLUMES if most > 2 else ()), *_SIZES)]
     if any(x.example is not None for x in inputs):
         bound.insert(0, _bind(inputs, _SIZES[0], example))
     return {_spell(inputs, shapes): shapes for shapes in bound}
