@@ -56,6 +56,7 @@ _TARGETS: Mapping[str, str] = {
     "ort": "ort_format",
     "onnx": "self_contained",
     "openvino": "openvino_ir",
+    "triton": "triton",
     "bundle": "bundle",
 }
 """What ``convert`` converts to, and the file of ``exporters`` with its ``Options``."""
@@ -680,8 +681,16 @@ def convert(
     picture_input: Annotated[
         str | None, typer.Option(metavar="NAME", help="onnx: the input for pictures, of several.")
     ] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="triton: samples that may be joined; 8 if unsaid.", min=1),
+    ] = None,
+    instances: Annotated[
+        int | None, typer.Option(metavar="N", help="triton: copies of the model at work.", min=1)
+    ] = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="bundle: text, a line for each class.")
+        Path | None,
+        typer.Option(metavar="FILE", help="bundle, triton: text, a line for each class."),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="bundle: what optimize --json wrote.")
@@ -733,6 +742,8 @@ def convert(
         "allow_slower": allow_slower,
         "this_processor": this_processor,
         "float16_weights": float16_weights,
+        "max_batch": max_batch,
+        "instances": instances,
         "postprocess": postprocess,
         "scores_output": scores_output,
         "picture_input": picture_input,

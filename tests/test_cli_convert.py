@@ -45,6 +45,8 @@ def test_float16_with_its_report(
         (["--to", "ort", "--labels", "l.txt"], "--labels: not for --to ort"),
         (["--to", "fp16", "--input", "y=1x3x8x8"], "'y'"),
         (["--to", "openvino"], "end it in .xml"),
+        (["--to", "triton", "--labels", "l.txt"], "cannot read 'l.txt'"),
+        (["--to", "ort", "--max-batch", "4"], "--max-batch: not for --to ort"),
         (["--to", "ort", "--float16-weights"], "--float16-weights: not for --to ort"),
         (["--to", "onnx"], "say which with --scale"),
         (["--to", "onnx", "--mean", "0.5", "--channels", "L"], "no input is a float tensor of 4"),
@@ -94,6 +96,18 @@ def test_pictures_in_and_classes_out(
     assert session.get_inputs()[0].type == "tensor(uint8)"
     assert session.get_inputs()[0].shape[-1] == 3
     assert session.get_outputs()[0].type == "tensor(int64)"
+
+
+def test_a_folder_for_triton(
+    block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "net"
+    call = ["convert", str(block), "--to", "triton", "-o", str(out), "--instances", "3"]
+    assert main(call) == 0
+    assert "batch" in capsys.readouterr().out
+    assert "instance_group { count: 3 kind: KIND_AUTO }" in (out / "config.pbtxt").read_text()
+    assert main(call) == 2
+    assert "exists" in capsys.readouterr().err
 
 
 def test_openvino(block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
