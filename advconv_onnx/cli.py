@@ -635,7 +635,7 @@ def convert(
             "--to",
             metavar="|".join(_TARGETS),
             help="Mixed precision, 8 bits, a .ort file, ONNX that takes pictures, OpenVINO's .xml, "
-            "or a bundle (folder or .zip).",
+            "a folder for Triton, or a bundle (folder or .zip).",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")],
