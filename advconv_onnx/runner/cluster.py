@@ -95,10 +95,19 @@ def distribute(
         left = _chunks(sources, -(-_FILES // session.batch) * session.batch)
         for chunk in itertools.islice(left, _AHEAD * sum(client.nthreads().values())):
             done.add(tasks.submit(chunk))
+        suspects: list[Source] = []
         for future in done:
-            finished, again = tasks.settle(future)
+            finished, lost = tasks.settle(future)
             yield from finished
-            done.update(map(tasks.submit, again or itertools.islice(left, 1)))
+            suspects += lost
+            done.update(map(tasks.submit, itertools.islice(left, 1)))
+        for source in suspects:  # alone, so that it is clear who kills a worker
+            future = tasks.submit([source])
+            distributed.wait(future)
+            finished, lost = tasks.settle(future)
+            why = "the workers that ran the model on it died"
+            failures = tuple(FileFailure(str(each.path), why) for each in lost)
+            yield from finished or [Done(0, failures, "", None)]
 
 
 class _Tasks:
@@ -113,23 +122,20 @@ class _Tasks:
         self._chunks[future.key] = chunk
         return future
 
-    def settle(self, future: Any) -> tuple[Sequence[Done], list[Sequence[Source]]]:
-        """What a task has done, and what is to be tried again."""
+    def settle(self, future: Any) -> tuple[Sequence[Done], Sequence[Source]]:
+        """What a task has done, or the files that were with workers when these died."""
         chunk = self._chunks.pop(future.key)
         if future.status == "finished":
             return future.result(), []
         error = future.exception() if future.status == "error" else None
+        if type(error).__name__ == "KilledWorker":
+            return [], chunk
         if isinstance(error, AdvconvError):
             raise error
-        if type(error).__name__ != "KilledWorker":
-            raise CheckError(
-                f"the workers cannot go on ({error or 'the scheduler is lost'}); what is written "
-                "stays, and the same call goes on from there"
-            )
-        if len(chunk) > 1:  # the one that kills workers must not take others with it
-            return [], [[source] for source in chunk]
-        why = "the workers that ran the model on it died"
-        return [Done(0, (FileFailure(str(chunk[0].path), why),), "", None)], []
+        raise CheckError(
+            f"the workers cannot go on ({error or 'the scheduler is lost'}); what is written "
+            "stays, and the same call goes on from there"
+        )
 
 
 def _task(opening: _Opening, job: Job, chunk: Sequence[Source]) -> list[Done]:
