@@ -108,10 +108,14 @@ def fit(how: Preprocessing | Mapping[str, Any], to: Input) -> Preprocessing:
     if len(to.dims) != 4 or to.kind not in _PICTURES:
         raise InputError(f"{to} takes no pictures; give it .npy or .npz")
     fields = dict(how) if isinstance(how, Mapping) else dataclasses.asdict(how)
-    if "layout" not in fields:
-        fields["layout"] = _layout(to)
-    last = fields["layout"] == "NHWC"
+    likely = _layout(to)
+    layout = fields.setdefault("layout", likely)
+    if layout is None:
+        raise InputError(f"{to}: where its channels are is not clear; give --layout NCHW or NHWC")
+    last = layout == "NHWC"
     size, channels = (to.dims[1:3], to.dims[3]) if last else (to.dims[2:4], to.dims[1])
+    if likely not in (None, layout) and not isinstance(channels, int):
+        raise InputError(f"{to}: {layout} does not fit it; give --layout {likely}")
     if isinstance(channels, int):
         fields.setdefault("channels", _CHANNELS.get(channels, "RGB"))
     fitted = Preprocessing(**fields)
@@ -125,11 +129,11 @@ def fit(how: Preprocessing | Mapping[str, Any], to: Input) -> Preprocessing:
     return _sized(fitted, to, size)
 
 
-def _layout(to: Input) -> str:
+def _layout(to: Input) -> str | None:
     for layout, channels in (("NCHW", to.dims[1]), ("NHWC", to.dims[3])):
         if channels in _CHANNELS:
             return layout
-    raise InputError(f"{to}: where its channels are is not clear; give --layout NCHW or NHWC")
+    return None
 
 
 def _check_plain(how: Preprocessing, to: Input) -> None:

@@ -63,9 +63,9 @@ def likeliest(row: np.ndarray, count: int) -> list[tuple[int, float | None]]:
 def mask(outputs: Mapping[str, np.ndarray], layout: str, frame: Frame) -> np.ndarray:
     """The class of each pixel of a picture.
 
-    The first output is taken that has four axes, or three and integers. Of several channels the
-    largest counts; one alone is a yes above 0.5 where its values lie within 0 and 1, above 0
-    elsewhere; integers are classes.
+    The first output is taken that has height and width: four axes, of integers also three. Of
+    several channels the largest counts; one alone is a yes above 0.5 where its values lie within 0
+    and 1, above 0 elsewhere; integers are classes.
 
     Args:
         outputs: of one sample.
@@ -81,7 +81,8 @@ def mask(outputs: Mapping[str, np.ndarray], layout: str, frame: Frame) -> np.nda
         CheckError: it has NaN, or belongs to several samples.
     """
     for array in outputs.values():
-        if array.ndim == 4 or (array.ndim == 3 and array.dtype.kind in "iu"):
+        is_picture = sum(size > 1 for size in array.shape[1:]) > 1  # not one class for all of it
+        if is_picture and (array.ndim == 4 or (array.ndim == 3 and array.dtype.kind in "iu")):
             return _enlarged(_classes(array, layout), frame)
     raise InputError(f"no output has a picture; there is {_spelled(outputs)}")
 

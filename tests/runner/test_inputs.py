@@ -81,6 +81,7 @@ def test_what_is_not_said_follows_from_the_input(
         ({}, Input("x", "tensor(float)", ("N", 40)), "takes no pictures; give it .npy"),
         ({}, Input("x", "tensor(int64)", ("N", 3, 4, 4)), "takes no pictures"),
         ({}, Input("x", "tensor(float)", ("N", 64, "H", "W")), "--layout NCHW or NHWC"),
+        ({"layout": "NHWC"}, FREE, "NHWC does not fit it; give --layout NCHW"),
         ({"layout": "NCHW"}, LAST, "NCHW means 32 channels, RGB has 3"),
         ({"channels": "L"}, FREE, "NCHW means 3 channels, L has 1"),
         ({"resize": (32, 32)}, FIXED, "32x32 pixels do not fit; give --resize 32x48"),

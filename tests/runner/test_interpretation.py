@@ -114,8 +114,9 @@ def test_what_was_cut_away_is_no_class() -> None:
 def test_masks_that_cannot_be(array: np.ndarray, message: str) -> None:
     with pytest.raises(CheckError, match=message):
         mask({"y": array}, "NCHW", whole(4, 4))
-    with pytest.raises(InputError, match="no output has a picture"):
-        mask({"y": normal(1, 5)}, "NCHW", whole(4, 4))
+    for classes in (normal(1, 5), normal(1, 5, 1, 1)):
+        with pytest.raises(InputError, match="no output has a picture"):
+            mask({"y": classes}, "NCHW", whole(4, 4))
 
 
 def test_nan_is_no_class() -> None:
