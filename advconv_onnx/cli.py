@@ -182,6 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments  # wherever it stands
+    # ONNX Runtime keeps a record of its use in the user's cache otherwise.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         with _orderly_termination(), contextlib.nullcontext() if debug else _silence():
             wanted = [argument for argument in arguments if argument != "--debug"]

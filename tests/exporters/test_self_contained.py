@@ -359,8 +359,7 @@ def test_a_network_that_segments(tmp_path: Path) -> None:
     assert (found == scores.argmax(1)).mean() > 0.999
 
 
-def test_a_trained_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ADVCONV_CACHE")  # the user's own cache has the models
+def test_a_trained_classifier(tmp_path: Path) -> None:
     try:
         source, out = model_path("ppocr_cls"), tmp_path / "out.onnx"
     except Unavailable as reason:

@@ -240,8 +240,7 @@ def test_a_network_of_this_package(tmp_path: Path) -> None:
     assert export(tmp_path / "m.onnx", tmp_path / "net").notes == ("batches of up to 8",)
 
 
-def test_a_trained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ADVCONV_CACHE")  # the user's own cache has the models
+def test_a_trained_model(tmp_path: Path) -> None:
     try:
         source = model_path("ppocr_cls")
     except Unavailable as reason:

@@ -82,6 +82,19 @@ def test_integers_are_small_indices_and_scalars_are_tried_in_turn():
     assert {sample.inputs["b"].dtype for sample in samples} == {np.dtype(bool)}
 
 
+@pytest.mark.parametrize("dims", ["N, 32, 48, 3", "N, 3, 32, 48", "N, 32, 48"])
+def test_pictures_of_8_bits_have_all_their_range(dims):
+    for sample in draw(build(f"uint8[{dims}] x"), always):
+        assert sample.inputs["x"].min() < 16
+        assert sample.inputs["x"].max() > 240
+
+
+def test_lines_of_text_run_along_the_rows_of_a_picture_with_its_channels_last():
+    x = draw(build("uint8[N, 96, 96, 3] x"), always)[-1].inputs["x"]
+    rows, columns = (x.mean(axis=axes).std() for axes in ((0, 2, 3), (0, 1, 3)))
+    assert rows > 1.5 * columns
+
+
 def test_same_seed_same_inputs():
     model = build("float[N, 3, H, W] x")
     one, same, other = (draw(model, always, seed=seed)[0].inputs["x"] for seed in (1, 1, 2))

