@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,7 @@ from advconv_onnx.rewriter.fusions import (
     push_transposes,
 )
 from advconv_onnx.rewriter.simplify import settle
-from advconv_onnx.runtime.inputs import runnable_samples
-from advconv_onnx.runtime.validate import Evidence, gather, validate
+from advconv_onnx.runtime.validate import validate
 
 _RULES = tuple(
     module.RULE
@@ -146,7 +145,7 @@ def export(
     folded = fuse(plain, _RULES, seed=asked.seed)
     notes += _left_before(folded, pictures)
     announce("running in float64")
-    evidence = _joined(tuple(_evidence(original, plain, pictures, asked)))
+    evidence = asked.gather(plain)
     announce("validating")
     limits: dict[str, Any] = {"max_error": asked.limit(original), "threads": asked.threads}
     found = options.accept(validate(plain, folded.model, evidence=evidence, **limits))
@@ -336,30 +335,3 @@ def _left_before(folded: Fusing, pictures: str | None) -> Iterator[str]:
             yield f"{_FOLDABLE[node.op_type]} stays before the first layer: {reason}"
         elif node.op_type not in ("Cast", "Transpose"):
             return
-
-
-def _evidence(
-    original: ir.Model, plain: ir.Model, name: str | None, asked: Options
-) -> Iterator[Evidence]:
-    """What the prepared model makes of drawn pictures in float64, one by one."""
-    settings: dict[str, Any] = {"seed": asked.seed, "threads": asked.threads}
-    data = dict(asked.data or {})
-    if name is None or name in data:
-        yield gather(plain, **settings, data=data)
-        return
-    for sample in runnable_samples(original, **settings, data=data):
-        drawn = np.clip(np.rint(127.5 + 127.5 * sample.inputs[name]), 0, 255).astype(np.uint8)
-        pictures = np.moveaxis(drawn, _channel_axis(asked.preprocessing), -1)
-        yield gather(plain, **settings, data={**sample.inputs, name: pictures})
-
-
-def _joined(parts: Sequence[Evidence]) -> Evidence:
-    """All evidence as one."""
-    exact = [part.exact for part in parts if part.exact is not None]
-    outputs = {sample: values for each in exact for sample, values in each.outputs.items()}
-    return dataclasses.replace(
-        parts[0],
-        samples=tuple(sample for part in parts for sample in part.samples),
-        exact=dataclasses.replace(exact[0], outputs=outputs) if exact else None,
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
-    )
