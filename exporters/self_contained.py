@@ -131,23 +131,22 @@ def export(
     """
     asked = Options(**wanted)
     announce = progress or (lambda stage: None)
-    original = settle(asked.load(model, out))
-    plain, notes = original.clone(), []
-    pictures = None
+    plain = settle(asked.load(model, out))
+    pictures, notes = None, []
     if (how := asked.preprocessing) is not None:
         x = _picture_input(plain, how, asked.picture_input)
         pictures = x.name
         notes.append(_take_pictures(plain, x, how))
     if asked.postprocess is not None:
         _classify(plain, asked)
-    plain = settle(plain)
     announce("folding")
+    plain = settle(plain)
     folded = fuse(plain, _RULES, seed=asked.seed)
     notes += _left_before(folded, pictures)
     announce("running in float64")
     evidence = asked.gather(plain)
     announce("validating")
-    limits: dict[str, Any] = {"max_error": asked.limit(original), "threads": asked.threads}
+    limits: dict[str, Any] = {"max_error": asked.limit(plain), "threads": asked.threads}
     found = options.accept(validate(plain, folded.model, evidence=evidence, **limits))
     announce("writing")
     written = files.save(folded.model, out)
