@@ -32,7 +32,7 @@ LABELS = "labels"
 _MOST_CALIBRATING, _MOST_JUDGING = 128, 512
 """Samples; more change ranges little, and accuracies by less than one in a hundred."""
 
-_AT_ONCE = 32
+_AT_ONCE = 128
 """Tensors taken out of a model in one run, whose values are all in memory."""
 
 _BINS = 2048

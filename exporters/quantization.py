@@ -123,7 +123,7 @@ class Quantization:
             ranges: of its ``activations``.
             weight_bits: 8, or 7 for processors whose 16-bit sums of two products saturate.
         """
-        self._model = model
+        self._model = ir.external_data.load_to_model(model.clone())
         self._weight_bits = weight_bits
         finite = {name for name, limits in ranges.items() if np.isfinite(limits).all()}
         self._ranges = {

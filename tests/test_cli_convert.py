@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from advconv_onnx import model as files
 from advconv_onnx.cli import main
+from advconv_onnx.exporters import int8
 from advconv_onnx.runtime.session import open_session
+from tests.parsing import normal
 from tests.test_cli import write_block
 
 
@@ -40,6 +43,11 @@ def test_float16_with_its_report(
     [
         (["--to", "fp8"], "--to 'fp8' is unknown"),
         (["--to", "fp16", "--max-error", "0"], "is not a number above 0"),
+        (["--to", "int8"], "give some with --data"),
+        (["--to", "int8", "--calibration", "best", "--data", "."], "'best' is unknown"),
+        (["--to", "int8", "--data", "nowhere"], "cannot read --data 'nowhere'"),
+        (["--to", "fp16", "--data", "."], "cannot read --data '.'"),
+        (["--to", "fp16", "--metric", "top1"], "--metric: not for --to fp16"),
         (["--to", "ort"], "end it in .ort"),
         (["--to", "ort", "--float16-io"], "--float16-io: not for --to ort"),
         (["--to", "ort", "--labels", "l.txt"], "--labels: not for --to ort"),
@@ -146,3 +154,28 @@ def test_a_tampered_bundle_fails(
     (out / "model.onnx").write_bytes(b"")
     assert main(["validate", str(out)]) == 1
     assert "model.onnx" in capsys.readouterr().err
+
+
+def test_8_bits_from_a_folder(
+    block: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "_SECONDS", 0.1)
+    folder, out, report = tmp_path / "data", tmp_path / "q.onnx", tmp_path / "q.json"
+    folder.mkdir()
+    [taken] = files.load(block).graph.inputs
+    assert taken.shape is not None
+    sizes = [1 if not isinstance(dim, int) else dim for dim in taken.shape]
+    for seed in range(8):
+        np.save(folder / f"{seed}.npy", normal(*sizes, seed=seed))
+    (folder / "bad.npy").write_bytes(b"no array")
+    call = ["convert", str(block), "--to", "int8", "-o", str(out), "--data", str(folder)]
+    options = ["--allow-slower", "--max-error", "0.2", "--calibration", "percentile"]
+    assert main([*call, *options, "--json", str(report)]) == 0
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "in float32" in screen
+    assert "bad.npy" in screen
+    document = json.loads(report.read_text())
+    assert document["target"] == "int8"
+    assert [each["name"] for each in document["measurement"]["timings"]] == ["float32", "int8"]
+    assert main([*call[:-1], str(tmp_path / "q.json")]) == 2
+    assert "no .npz" in capsys.readouterr().err

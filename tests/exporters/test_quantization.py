@@ -71,7 +71,7 @@ def run(model: ir.Model, x: np.ndarray) -> np.ndarray:
 def evaluate(model: ir.Model, x: np.ndarray) -> np.ndarray:
     newer = ir.to_proto(raise_opset(model, 21))  # the evaluator has QuantizeLinear since 19
     if any(node.attributes.get_int("group", 1) > 1 for node in model.graph):
-        # The evaluator's ConvTranspose is wrong with groups, its Conv takes seconds (onnx 1.22).
+        # The evaluator's ConvTranspose is wrong with groups, its Conv takes seconds (onnx 1.23).
         return Reference(ir.from_proto(newer)).run({"x": x})["z"]
     [result] = ReferenceEvaluator(newer).run(None, {"x": x})
     return np.asarray(result)
