@@ -67,7 +67,7 @@ _JUDGES = 8
 _MOST_EXACT = 1 << 17
 """Elements of inputs beyond which no further sample is run in float64."""
 
-_RANKING = 4
+_RANKING = 2
 """Samples that layers are ranked on."""
 
 _SECONDS = 10.0
