@@ -231,12 +231,15 @@ def done(form: str) -> int:
     return max(0, lines.read_bytes().count(b"\n") - 1) if lines.exists() else 0
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status", "options"),
+    [(signal.SIGINT, 130, ""), (signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "--workers 2")],
+)
 def test_interrupted_it_says_that_it_goes_on(
-    folder: Path, number: signal.Signals, status: int
+    folder: Path, number: signal.Signals, status: int, options: str
 ) -> None:
     slow(folder)
-    call = [ADVCONV, "run", "slow.onnx", "in", "-o", "out", "--resize", "40x40"]
+    call = [ADVCONV, "run", "slow.onnx", "in", "-o", "out", "--resize", "40x40", *options.split()]
     process = subprocess.Popen(
         call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -15,6 +15,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from advconv_onnx.errors import AdvconvError, CheckError, InputError, MissingDependencyError
@@ -182,13 +183,7 @@ def _client(distributed: Any, cluster: Cluster) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         address: Any = cluster.address
         if address is None:
-            started = distributed.LocalCluster(
-                n_workers=cluster.size,
-                threads_per_worker=1,
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
-            address = stack.enter_context(started)
+            address = stack.enter_context(_started(distributed, cluster.size))
         try:
             client = stack.enter_context(distributed.Client(address, timeout=_SECONDS))
             client.wait_for_workers(1, timeout=_SECONDS)
@@ -198,3 +193,27 @@ def _client(distributed: Any, cluster: Cluster) -> Iterator[Any]:
                 f"({error}); start them with 'dask scheduler' and 'dask worker'"
             ) from error
         yield client
+
+
+@contextlib.contextmanager
+def _started(distributed: Any, size: int) -> Iterator[Any]:
+    """Workers on this machine."""
+    start = functools.partial(
+        distributed.LocalCluster,
+        n_workers=size,
+        threads_per_worker=1,
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
+    )
+    # In a thread, which Ctrl-C does not reach: what is half started cannot be ended.
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(start)
+        try:
+            try:
+                started = starting.result()
+            except Exception as error:
+                raise CheckError(f"the workers do not start: {error}") from error
+            yield started
+        finally:
+            if starting.exception() is None:
+                starting.result().close()
