@@ -16,6 +16,7 @@ from advconv_onnx.exporters.torch_arguments import Arguments, Dims
 from advconv_onnx.exporters.torch_cases import Case
 from advconv_onnx.exporters.torch_output import one_line, silence
 from advconv_onnx.exporters.torch_source import Source
+from advconv_onnx.exporters.torch_translations import translations
 from advconv_onnx.optimizer.transaction import fuse
 from advconv_onnx.rewriter.fusions import all_rules
 from advconv_onnx.rewriter.simplify import fold_constants, settle, tidy
@@ -31,6 +32,7 @@ _REMEDIES = (
     (r"No ONNX function found|No decompositions", "compute it with other operators of torch"),
     (r"complex", "compute with real and imaginary parts: ONNX has no complex numbers"),
     (r"[Cc]onstraints|specialized|\bguard", "fix the dimensions it names with --input"),
+    (r"tree_name", "name the parameters: torch.export has no dynamic sizes in **keywords"),
     (r"numpy|fake|Fake", "use torch's functions only, on tensors"),
 )
 """What to do about a message, by a part of it; the first that fits."""
@@ -67,6 +69,7 @@ def convert(
                 input_names=names,
                 output_names=list(outputs),
                 opset_version=opset,
+                custom_translation_table=translations(),
                 dynamo=True,
                 verbose=False,
             )

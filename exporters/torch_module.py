@@ -16,6 +16,7 @@ from advconv_onnx.errors import InputError, MissingDependencyError
 
 try:
     import torch
+    from torch.nn.utils import parametrize
 except ImportError as error:
     raise MissingDependencyError(
         f"exporting from torch needs torch ({error}); pip install 'advconv-onnx[torch]'"
@@ -92,7 +93,9 @@ def export(
         subject = _subject(module, example_inputs, dynamic)
         cases = find_cases(subject.run, subject.arguments, seed)
         outputs = _name_outputs(subject.run(cases.runnable[0].draws[0]), subject.arguments)
-        model = convert(module, subject.arguments, cases.runnable[0], outputs, opset)
+        with parametrize.cached():  # weight_norm and the like become weights
+            subject.run(cases.runnable[0].draws[0])
+            model = convert(module, subject.arguments, cases.runnable[0], outputs, opset)
         layers = layers_of(model)
         model = canonical(model, seed)
         limit = usual_error(model) if max_error is None else max_error
