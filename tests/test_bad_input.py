@@ -108,9 +108,10 @@ CALLS = {
     "bench scratch": "Is a directory",
     "validate scratch": "is no bundle: it has no manifest.json",
     "validate nowhere.zip": "cannot read 'nowhere.zip'",
-    "convert good.onnx --to fp8 -o out.onnx": "use fp16, ort, bundle",
+    "convert good.onnx --to fp8 -o out.onnx": "use fp16, int8, ort, onnx",
     "convert good.onnx --to ort -o out.onnx": "end it in .ort",
     "convert good.onnx --to bundle -o scratch": "'scratch' exists",
+    "convert good.onnx --to triton -o no/such": "cannot write 'no/such'",
     "convert good.onnx --to bundle -o no/such.zip": "cannot write 'no/such.zip'",
     f"{OPTIMIZE} --fast": "No such option: --fast",
     f"{OPTIMIZE} --input y=1x3x8x8": "no such input; it has 'x'",
@@ -173,7 +174,11 @@ FAILED_CHECKS = {
 def every_call() -> list[tuple[str, int, str]]:
     commands = [
         *("optimize {} -o out.onnx", "inspect {}", "validate {}", "bench {}"),
-        *(f"convert {{}} --to {target} -o out.{target}" for target in ("fp16", "ort", "bundle")),
+        *(
+            f"convert {{}} --to {kind} -o out.{kind}"
+            for kind in ("fp16", "ort", "bundle", "triton")
+        ),
+        "convert {} --to onnx --postprocess argmax -o out.onnx",
     ]
     calls = [(c.format(m), 2, why) for c in commands for m, why in MODELS.items()]
     commands.remove("inspect {}")
