@@ -662,6 +662,10 @@ def convert(
         int | None,
         typer.Option(metavar="7|8", help="int8: if unsaid, 8 where they are exact, else 7."),
     ] = None,
+    every_layer: Annotated[
+        bool,
+        typer.Option("--every-layer", help="int8: ConvTranspose too, for other runtimes."),
+    ] = False,
     allow_slower: Annotated[
         bool, typer.Option("--allow-slower", help="int8: also write what is slower here.")
     ] = False,
@@ -741,6 +745,7 @@ def convert(
         "metric": metric,
         "max_drop": max_drop,
         "weight_bits": weight_bits,
+        "every_layer": every_layer,
         "allow_slower": allow_slower,
         "this_processor": this_processor,
         "float16_weights": float16_weights,

@@ -88,6 +88,7 @@ class Options(options.Options):
             that of the original; or what computes another.
         max_drop: largest drop of the metric accepted.
         weight_bits: 8 or 7; None for what is exact here.
+        every_layer: also put layers in 8 bits that ONNX Runtime has no integer kernel for.
         allow_slower: write what is slower here, for other machines.
     """
 
@@ -97,6 +98,7 @@ class Options(options.Options):
     metric: Metric | str | None = None
     max_drop: float = 0.01
     weight_bits: int | None = None
+    every_layer: bool = False
     allow_slower: bool = False
 
     def __post_init__(self) -> None:
@@ -151,7 +153,7 @@ def export(
     asked = Options(**wanted)
     announce = progress or (lambda stage: None)
     original = settle(asked.load(model, out))
-    _check_layers(original, str(model))
+    _check_layers(original, str(model), every=asked.every_layer)
     data = open_data(original, asked.data, asked.preprocessing, asked.seed)
     announce("fusing")
     fused = _fused(original, asked.seed)
@@ -160,7 +162,7 @@ def export(
     announce("calibrating")
     found = ranges(fused, activations(fused), data.calibrating, asked.calibration, asked.threads)
     bits = asked.weight_bits or (8 if _is_exact() else 7)
-    quantization = Quantization(fused, found, bits)
+    quantization = Quantization(fused, found, bits, every=asked.every_layer)
     announce("looking at each layer")
     samples = [sample.inputs for sample in judge.evidence.samples[:_RANKING]]
     effects = quantization.effects(samples, asked.threads)
@@ -175,23 +177,27 @@ def export(
     reasons = dict.fromkeys(quantization.impossible, "its values are not finite")
     reasons |= dict.fromkeys(kept, "the outputs would differ too much")
     decided = []
-    for node in layers(fused):
+    for node in layers(fused, every=asked.every_layer):
         name = node.name or ""
         error = effects[name].largest if name in effects else math.inf
         decided.append(LayerPrecision(name, node.op_type, error, reasons.get(name, "")))
-    notes = (*speed, *judge.notes(result), *data.notes, _bits_note(bits))
+    notes = (
+        *(*speed, *judge.notes(result), *data.notes),
+        *(_bits_note(bits), *_left_out(fused, asked)),
+    )
     size = sum(path.stat().st_size for path in written)
     paths = tuple(map(str, written))
     return Artifact("int8", paths, size, validation, tuple(decided), notes, measurement)
 
 
-def _check_layers(model: ir.Model, name: str) -> None:
+def _check_layers(model: ir.Model, name: str, *, every: bool) -> None:
     if is_quantized(model):
         raise InputError(f"'{name}' is quantized already; convert the float32 model it was made of")
-    if not layers(model):
+    if not layers(model, every=every):
+        advice = "; --every-layer takes ConvTranspose too" if layers(model, every=True) else ""
         raise InputError(
-            f"'{name}': no layer with constant weights in float32, outside of bodies; nothing can "
-            "be put in 8 bits"
+            f"'{name}': nothing can be put in 8 bits: no layer with constant weights in float32, "
+            f"outside of bodies, for which ONNX Runtime has an integer kernel{advice}"
         )
     if files.weight_bytes(model) > files.INLINE_LIMIT:
         raise CheckError(f"'{name}' has more than 1.9 GB of weights, which the quantizer does not")
@@ -389,6 +395,16 @@ def _measured(
     if not asked.allow_slower:
         raise CheckError(f"nothing was written: {slower}; --allow-slower writes it all the same")
     return measured, (f"{slower}; it was written as --allow-slower asks",)
+
+
+def _left_out(model: ir.Model, asked: Options) -> tuple[str, ...]:
+    number = len(layers(model, every=True)) - len(layers(model))
+    if asked.every_layer or not number:
+        return ()
+    return (
+        f"{number} ConvTranspose stay in float32, as ONNX Runtime has no integer kernel for them; "
+        "--every-layer is for runtimes that have",
+    )
 
 
 def _bits_note(bits: int) -> str:

@@ -28,6 +28,10 @@ from advconv_onnx.runtime.session import open_session
 _WEIGHTED = {"Conv": (), "ConvTranspose": (), "Gemm": (2,), "MatMul": (2,)}
 """Layers with constant weights, and the ranks of these where only some are possible."""
 
+WITHOUT_KERNEL = frozenset(("ConvTranspose",))
+"""Layers for which ONNX Runtime's CPU provider has no integer kernel: it would compute them in
+float32 from weights that are converted in each run (half as fast, onnxruntime 1.32)."""
+
 _PLAIN = frozenset(
     ("Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid")
 )
@@ -55,9 +59,15 @@ def is_quantized(model: ir.Model) -> bool:
     return any(node.op_type in _QUANTIZING for node in model.graph.all_nodes())
 
 
-def layers(model: ir.Model) -> list[ir.Node]:
-    """What can be in 8 bits and computes, in the main graph of a float32 model."""
-    return [node for node in model.graph if _is_layer(node)]
+def layers(model: ir.Model, *, every: bool = False) -> list[ir.Node]:
+    """What can be in 8 bits and computes, in the main graph of a float32 model.
+
+    Args:
+        model: its types inferred.
+        every: those without an integer kernel too.
+    """
+    left_out = frozenset() if every else WITHOUT_KERNEL
+    return [node for node in model.graph if node.op_type not in left_out and _is_layer(node)]
 
 
 def _is_layer(node: ir.Node) -> bool:
@@ -86,7 +96,7 @@ def _constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
 
 def activations(model: ir.Model) -> list[str]:
     """Names of the tensors that layers, and what follows them, read and write."""
-    nodes = [*layers(model), *_following(model)]
+    nodes = [*layers(model, every=True), *_following(model)]
     values = dict.fromkeys(value for node in nodes for value in (*node.inputs, *node.outputs))
     return [
         value.name or ""
@@ -115,13 +125,21 @@ class Quantization:
         impossible: the names of those that cannot, as they have infinite values.
     """
 
-    def __init__(self, model: ir.Model, ranges: Mapping[str, Range], weight_bits: int) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        ranges: Mapping[str, Range],
+        weight_bits: int,
+        *,
+        every: bool = False,
+    ) -> None:
         """Keep what all ways have in common.
 
         Args:
             model: float32, its shapes inferred; stays as it is.
             ranges: of its ``activations``.
             weight_bits: 8, or 7 for processors whose 16-bit sums of two products saturate.
+            every: put layers without an integer kernel in 8 bits too.
         """
         self._model = ir.external_data.load_to_model(model.clone())
         self._weight_bits = weight_bits
@@ -132,16 +150,17 @@ class Quantization:
             )
             for name in finite
         }
-        names = set(ranges)
-        usable = [
-            node
-            for node in (*layers(model), *_following(model))
-            if all(value.name in finite for value in _floats(node) if value and value.name in names)
-        ]
-        self._usable = [node.name or "" for node in usable]
-        self.layers = [node.name or "" for node in usable if _is_layer(node)]
-        known = set(self.layers)
-        self.impossible = [node.name or "" for node in layers(model) if node.name not in known]
+        wanted = layers(model, every=every)
+        infinite = ranges.keys() - finite
+
+        def is_usable(node: ir.Node) -> bool:
+            return infinite.isdisjoint(v.name or "" for v in _floats(node) if v is not None)
+
+        usable = [node.name or "" for node in wanted if is_usable(node)]
+        following = [node.name or "" for node in _following(model) if is_usable(node)]
+        self.layers = usable
+        self.impossible = [node.name or "" for node in wanted if not is_usable(node)]
+        self._usable = [*usable, *following]
 
     def without(self, kept: Collection[str]) -> ir.Model:
         """The model with all layers in 8 bits but those that are kept."""

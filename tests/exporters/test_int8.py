@@ -257,6 +257,18 @@ def test_models_without_layers_are_refused(tmp_path: Path) -> None:
             int8.export(write(tmp_path / "m.onnx", nodes), tmp_path / "q.onnx", data=data())
 
 
+def test_transposed_layers_stay_unless_they_are_asked_for(tmp_path: Path) -> None:
+    nodes = "a = ConvTranspose <pads = [1, 1, 1, 1]> (x, w) z = Conv <pads = [1, 1, 1, 1]> (a, v)"
+    artifact, _ = export(tmp_path, nodes)
+    assert [layer.op_type for layer in artifact.layers] == ["Conv"]
+    assert any("1 ConvTranspose stay" in note for note in artifact.notes)
+    artifact, _ = export(tmp_path, nodes, every_layer=True)
+    assert len(artifact.layers) == 2
+    alone = write(tmp_path / "a.onnx", "z = ConvTranspose <pads = [1, 1, 1, 1]> (x, w)")
+    with pytest.raises(InputError, match="--every-layer"):
+        int8.export(alone, tmp_path / "q.onnx", data=data())
+
+
 def test_bodies_stay_in_float32(tmp_path: Path) -> None:
     body = "t () => (float[N, 4, 9, 8] k) {{ k = {} (a) }}"
     branches = f"then_branch = {body.format('Neg')}, else_branch = {body.format('Abs')}"
@@ -294,7 +306,10 @@ def test_layers_of_this_package(tmp_path: Path, name: str, options: dict[str, An
     files.save(model, tmp_path / "m.onnx")
     [value] = model.graph.inputs
     artifact = int8.export(
-        tmp_path / "m.onnx", tmp_path / "q.onnx", data={value.name: uniform(24, 8, 16, 16)}
+        tmp_path / "m.onnx",
+        tmp_path / "q.onnx",
+        data={value.name: uniform(24, 8, 16, 16)},
+        every_layer=True,
     )
     assert artifact.validation.passed
     assert not kept(artifact)

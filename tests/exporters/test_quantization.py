@@ -57,7 +57,8 @@ def samples(number: int = 4) -> list[Sample]:
 
 
 def quantized(model: ir.Model, bits: int = 8) -> Quantization:
-    return Quantization(model, ranges(model, activations(model), samples(), "minmax"), bits)
+    found = ranges(model, activations(model), samples(), "minmax")
+    return Quantization(model, found, bits, every=True)
 
 
 def relative(want: np.ndarray, got: np.ndarray) -> float:
@@ -175,12 +176,22 @@ def test_a_layer_with_outliers_is_found() -> None:
 
 
 def test_infinite_values_keep_a_layer_in_float32() -> None:
-    nodes = "a = Conv <pads = [1, 1, 1, 1]> (x, w) h = Add (a, far) z = Sigmoid (h)"
-    quantization = quantized(build(nodes, w=WEIGHTS["w"], far=np.float32(np.inf)))
-    assert len(quantization.layers) == 0 or len(quantization.impossible) == 2
+    nodes = "a = Conv <pads = [1, 1, 1, 1]> (x, w) h = Sub (a, far) s = Sigmoid (h) z = Add (s, x)"
+    model = build(nodes, w=WEIGHTS["w"], far=np.float32(np.inf))
+    quantization = quantized(model)
+    types = {node.name: node.op_type for node in model.graph}
+    assert [types[name] for name in quantization.layers] == ["Conv", "Add"]
+    assert [types[name] for name in quantization.impossible] == ["Sigmoid"]
     x = samples()[0].inputs["x"]
-    if quantization.layers:
-        assert np.all(run(quantization.without(()), x) == 1)
+    assert relative(run(model, x), run(quantization.without(()), x)) < 0.02
+
+
+def test_only_layers_with_integer_kernels_unless_every_one_is_wanted() -> None:
+    nodes, shape, others = KINDS["transposed"]
+    model = build(nodes, w=normal(*shape), **others)
+    assert not layers(model)
+    assert not Quantization(model, {}, 8).layers
+    assert [node.op_type for node in layers(model, every=True)] == ["ConvTranspose"]
 
 
 def test_what_is_quantized_already_is_known() -> None:
