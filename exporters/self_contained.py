@@ -212,18 +212,18 @@ def _prepared(tape: ir.tape.Tape, pictures: ir.Value, how: Preprocessing, x: ir.
     order = np.arange(how.count)[:: -1 if how.channels == "BGR" else 1]
     mean, std = (np.broadcast_to(values, how.count) for values in (how.mean, how.std))
 
-    def each(values: np.ndarray) -> ir.Value:
-        array = values.reshape(-1, 1, 1).astype(precise.numpy())
+    def constant(array: np.ndarray) -> ir.Value:
         return tape.op("Constant", [], {"value": ir.tensor(array)})
+
+    def each(values: np.ndarray) -> ir.Value:
+        return constant(values.reshape(-1, 1, 1).astype(precise.numpy()))
 
     # Bytes are transposed and not floats: they are fewer.
     y = tape.op("Transpose", [pictures], {"perm": [0, 3, 1, 2]})
     y = tape.op("Cast", [y], {"to": precise})
     y = tape.op("Sub", [y, each(mean[order] / how.scale)])
     if how.channels == "BGR":
-        y = tape.op(
-            "Gather", [y, tape.op("Constant", [], {"value": ir.tensor(order)})], {"axis": 1}
-        )
+        y = tape.op("Gather", [y, constant(order)], {"axis": 1})
     y = tape.op("Mul", [y, each(how.scale / std)])
     if precise != x.dtype:
         y = tape.op("Cast", [y], {"to": x.dtype})

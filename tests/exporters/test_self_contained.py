@@ -143,6 +143,19 @@ def test_to_the_bit(tmp_path: Path, nodes: str, kept: list[str]) -> None:
         np.testing.assert_array_equal(run(out, x=x), run(source, x=prepared(x, EXACT)))
 
 
+def test_what_bodies_read(tmp_path: Path) -> None:
+    branch = "() => (float[N, C, P, Q] {0}) {{ {0} = {1} (x, w) }}"
+    nodes = (
+        "m = ReduceMax <keepdims = 0> (x) c = Less (m, steps) y = If (c) "
+        f"<then_branch = t {branch.format('a', 'Conv')}, "
+        f"else_branch = e {branch.format('b', 'Conv <strides = [2, 2]>')}>"
+    )
+    source, out = write(tmp_path / "m.onnx", nodes), tmp_path / "out.onnx"
+    export(source, out, preprocessing=EXACT)
+    for x in (pictures(), np.zeros((1, 9, 7, 3), np.uint8)):
+        np.testing.assert_array_equal(run(out, x=x), run(source, x=prepared(x, EXACT)))
+
+
 def test_channels_last(tmp_path: Path) -> None:
     how = dataclasses.replace(EXACT, layout="NHWC")
     source = write(
