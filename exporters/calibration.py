@@ -92,7 +92,6 @@ class Data:
 
     calibrating: Samples
     judging: Samples
-    labelled: bool
 
     @property
     def notes(self) -> Iterator[str]:
@@ -130,22 +129,20 @@ def open_data(
     """
     session = open_session(model)
     inputs = [Input(each.name, each.type, tuple(each.shape)) for each in session.get_inputs()]
-    labelled = False
     if isinstance(data, Mapping):
         if how:
             raise InputError("--data has arrays; --resize, --mean and the like are for pictures")
         count, read = _from_arrays(data, inputs)
-        labelled = LABELS in data.keys() - {each.name for each in inputs}
     else:
         count, read = _from_folder(Path(data), inputs, how or {})
     order = np.random.default_rng(seed).permutation(count).tolist()
     if count == 1:
         only = Samples(read, order)
-        found = Data(only, only, labelled)
+        found = Data(only, only)
     else:
         judging = min(-(-count // 4), _MOST_JUDGING)
         rest = order[judging : judging + _MOST_CALIBRATING]
-        found = Data(Samples(read, rest), Samples(read, order[:judging]), labelled)
+        found = Data(Samples(read, rest), Samples(read, order[:judging]))
     for samples in (found.calibrating, found.judging):
         if next(iter(samples), None) is None:
             raise InputError(f"nothing in --data can be used: {next(iter(samples.lost.values()))}")
@@ -171,12 +168,12 @@ def _from_arrays(data: Arrays, inputs: Sequence[Input]) -> tuple[int, Callable[[
             raise InputError(f"--data '{name}' has {len(batches)} samples, others have {count}")
     labels = None
     if LABELS in data.keys() - known.keys():
-        labels = np.asarray(data[LABELS])
-        if not labels.ndim or len(labels) < count:
-            raise InputError(f"--data '{LABELS}' has fewer than one answer for {count} samples")
-        labels = labels.reshape(count, -1, *labels.shape[1:]) if len(labels) % count == 0 else None
-        if labels is None:
-            raise InputError(f"--data '{LABELS}' is not as long as the other arrays")
+        answers = np.atleast_1d(data[LABELS])
+        if not len(answers) or len(answers) % count:
+            raise InputError(
+                f"--data '{LABELS}' has {len(answers)} answers for {count} samples; give one each"
+            )
+        labels = np.split(answers, count)
 
     def read(index: int) -> Sample:
         chosen = {name: batches[min(index, len(batches) - 1)] for name, batches in parts.items()}

@@ -227,11 +227,13 @@ class _Judge:
 
     @classmethod
     def prepare(cls, original: ir.Model, data: Data, asked: Options) -> _Judge:
-        metric = asked.metric
-        run = _runner(original, asked.threads)
-        if isinstance(metric, str):
-            metric = top1(data.judging, run)
-        score = math.nan if metric is None else float(metric(run))
+        metric, score = asked.metric, math.nan
+        if metric is not None:
+            run = _runner(original, asked.threads)
+            metric = top1(data.judging, run) if isinstance(metric, str) else metric
+            score = float(metric(run))
+            if not math.isfinite(score):
+                raise InputError(f"the metric of the original is {score}; it must be a number")
         evidence = _evidence(original, data, asked)
         return cls(original, evidence, asked.limit(original), metric, score, asked)
 

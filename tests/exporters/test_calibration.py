@@ -132,7 +132,6 @@ def test_the_shares_follow_from_the_seed() -> None:
 def test_labels_go_with_their_samples() -> None:
     array = normal(8, 3, 8, 8)
     data = open_data(model(), {"x": array, "labels": np.arange(8)})
-    assert data.labelled
     for sample in (*data.calibrating, *data.judging):
         assert sample.label is not None
         assert np.array_equal(sample.inputs["x"][0], array[int(sample.label[0])])
@@ -158,8 +157,8 @@ def test_a_single_sample_is_used_twice_and_noted() -> None:
         ({"x": normal(4, 3, 8, 9)}, "does not fit"),
         ({"x": np.full((4, 3, 8, 8), np.nan, np.float32)}, "NaN"),
         ({"x": normal(0, 3, 8, 8)}, "0 rows"),
-        ({"x": normal(4, 3, 8, 8), "labels": np.arange(3)}, "fewer than one answer"),
-        ({"x": normal(4, 3, 8, 8), "labels": np.arange(5)}, "not as long"),
+        ({"x": normal(4, 3, 8, 8), "labels": np.arange(3)}, "3 answers for 4"),
+        ({"x": normal(4, 3, 8, 8), "labels": np.arange(5)}, "5 answers for 4"),
     ],
 )
 def test_arrays_that_do_not_fit(data: Mapping[str, np.ndarray], message: str) -> None:

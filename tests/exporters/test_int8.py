@@ -178,6 +178,11 @@ def test_ones_own_metric_decides(tmp_path: Path) -> None:
         int8.export(source, tmp_path / "r.onnx", **options, max_drop=1e-6)
 
 
+def test_a_metric_must_be_a_number(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="metric of the original is nan"):
+        export(tmp_path, metric=lambda run: float("nan"))
+
+
 def test_where_the_processor_saturates_weights_have_7_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
