@@ -147,7 +147,7 @@ def _no_batch(
 ) -> str:
     """Why samples must not be joined along the first dimension; "" where they may."""
     inputs, outputs = model.graph.inputs, model.graph.outputs
-    if not all(_dims(value)[:1] == [-1] for value in (*inputs, *outputs)):
+    if not inputs or not all(_dims(value)[:1] == [-1] for value in (*inputs, *outputs)):
         return "not every input and output has a dynamic first dimension"
     if len({value.shape[0] for value in inputs if value.shape}) > 1:
         return "the first dimensions of the inputs have different names"

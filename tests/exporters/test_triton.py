@@ -74,6 +74,7 @@ UNRELATED = "(float[N, 4, 6, 8] x, float[M, 4] q) => (float[N, 4, 6, 8] y, float
         ("(float[1, 4, 6, 8] x) => (float[1, 4, 6, 8] y)", CONV, "dynamic first"),
         (UNRELATED, f"{CONV} z = Abs (q)", "different names"),
         ("(float[N, 3] x) => (float y)", "y = ReduceMax <keepdims = 0> (x)", "dynamic first"),
+        ("() => (int64[M, 1] y)", "a = NonZero (column) y = Reshape (a, column)", "dynamic first"),
         # Several rows for each sample, of which Triton would give every client the wrong ones.
         ("(float[N, 4] x) => (float[M, 1] y)", "y = Reshape (x, column)", "of each alone"),
         # What looks like a batch, but is computed over.
