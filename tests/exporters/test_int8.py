@@ -125,6 +125,15 @@ def test_slower_is_refused_unless_it_is_asked_for(
     assert "slower here" in artifact.notes[0]
 
 
+def test_what_is_not_faster_is_written_and_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "measure", lambda *_, **__: timed(1))
+    assert "not measurably faster" in export(tmp_path)[0].notes[0]
+    monkeypatch.setattr(int8, "measure", lambda *_, **__: timed(1.1))
+    assert "faster" not in " ".join(export(tmp_path)[0].notes)
+
+
 def test_both_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(int8, "_SECONDS", 0.1)
