@@ -31,7 +31,10 @@ _REMEDIES = (
     (r"data-dependent", "use torch.where or torch.cond instead of Python's if and sizes in values"),
     (r"No ONNX function found|No decompositions", "compute it with other operators of torch"),
     (r"complex", "compute with real and imaginary parts: ONNX has no complex numbers"),
-    (r"[Cc]onstraints|specialized|\bguard", "fix the dimensions it names with --input"),
+    (
+        r"[Cc]onstraints|static shape|specialized|\bguard",
+        "fix the dimensions it names with --input",
+    ),
     (r"tree_name", "name the parameters: torch.export has no dynamic sizes in **keywords"),
     (r"numpy|fake|Fake", "use torch's functions only, on tensors"),
 )
@@ -151,7 +154,7 @@ def _place(error: Exception, source: Source) -> str:
     lines = traceback.extract_tb(error.__traceback__)
     for (frame, _), line in zip(frames, lines, strict=True):
         node, owner = frame.f_locals.get("node"), frame.f_locals.get("self")
-        if isinstance(node, torch.fx.Node):
+        if isinstance(node, torch.fx.Node) and node.op == "call_function":
             place = f"{node.target} of {_layer_of(node)}"
         elif id(owner) in names and line.name not in _CALLING:
             layer = spell_layer(names[id(owner)], type(owner).__name__)

@@ -72,11 +72,8 @@ def _linear(
     scale_factors: Sequence[float] | None,
     antialias: int = 0,
 ) -> Any:
-    return _resize(
-        x, output_size, scale_factors,
-        mode="linear", coordinate_transformation_mode=_coordinates(align_corners),
-        antialias=antialias,
-    )  # fmt: skip
+    how = {"coordinate_transformation_mode": _coordinates(align_corners), **_aliasing(antialias)}
+    return _resize(x, output_size, scale_factors, mode="linear", **how)
 
 
 def _cubic(
@@ -86,11 +83,14 @@ def _cubic(
     scale_factors: Sequence[float] | None,
     antialias: int = 0,
 ) -> Any:
-    return _resize(
-        x, output_size, scale_factors,
-        mode="cubic", coordinate_transformation_mode=_coordinates(align_corners),
-        cubic_coeff_a=-0.5 if antialias else -0.75, antialias=antialias, exclude_outside=antialias,
-    )  # fmt: skip
+    how = {"coordinate_transformation_mode": _coordinates(align_corners), **_aliasing(antialias)}
+    # Keys' coefficient in torch, with antialiasing that of Pillow.
+    coefficient = -0.5 if antialias else -0.75
+    return _resize(x, output_size, scale_factors, mode="cubic", cubic_coeff_a=coefficient, **how)
+
+
+def _aliasing(antialias: int) -> dict[str, int]:
+    return {"antialias": antialias, "exclude_outside": antialias}
 
 
 def _linear_antialiased(
