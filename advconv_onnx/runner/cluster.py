@@ -126,17 +126,18 @@ class _Tasks:
     def settle(self, future: Any) -> tuple[Sequence[Done], Sequence[Source]]:
         """What a task has done, or the files that were with workers when these died."""
         chunk = self._chunks.pop(future.key)
-        if future.status == "finished":
+        try:
+            # That waits once more where a result was lost with its worker.
             return future.result(), []
-        error = future.exception() if future.status == "error" else None
-        if type(error).__name__ == "KilledWorker":
-            return [], chunk
-        if isinstance(error, AdvconvError):
-            raise error
-        raise CheckError(
-            f"the workers cannot go on ({error or 'the scheduler is lost'}); what is written "
-            "stays, and the same call goes on from there"
-        )
+        except AdvconvError:
+            raise
+        except Exception as error:
+            if type(error).__name__ == "KilledWorker":
+                return [], chunk
+            raise CheckError(
+                f"the workers cannot go on ({error or 'the scheduler is lost'}); what is written "
+                "stays, and the same call goes on from there"
+            ) from error
 
 
 def _task(opening: _Opening, job: Job, chunk: Sequence[Source]) -> list[Done]:
