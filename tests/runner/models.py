@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 from PIL import Image
 
 from advconv_onnx import model as files
@@ -61,8 +60,3 @@ def results(folder: Path) -> dict[str, Mapping[str, np.ndarray]]:
         with np.load(path) as arrays:
             found[path.relative_to(folder).as_posix()] = dict(arrays)
     return found
-
-
-def load(path: Path) -> ir.Model:
-    """The model of a file."""
-    return files.load(path)

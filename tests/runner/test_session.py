@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,19 @@ def test_no_such_model(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_text("no model" * 99)
     with pytest.raises(InputError, match=name):
         Session(tmp_path / name)
+
+
+def test_the_code_in_the_docs_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(exporter, "_SECONDS", 0.01)
+    document = Path(__file__).parents[2] / "docs/running.md"
+    [code] = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exporter.export(write(tmp_path / "m.onnx"), tmp_path / "net.zip")
+    for name in ("cat.jpg", "dog.png"):
+        Image.fromarray(noise(8, 8)).save(name)
+    exec(code, {})
+    first, second = capsys.readouterr().out.split("dog.png")
+    assert first.startswith("cat.jpg {'y': array(")
+    assert second.startswith(" {'y': array(")
