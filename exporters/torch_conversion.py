@@ -36,6 +36,7 @@ _REMEDIES = (
         "fix the dimensions it names with --input",
     ),
     (r"tree_name", "name the parameters: torch.export has no dynamic sizes in **keywords"),
+    (r"no attribute 'name'", "let forward return tensors only"),
     (r"numpy|fake|Fake", "use torch's functions only, on tensors"),
 )
 """What to do about a message, by a part of it; the first that fits."""
@@ -113,9 +114,10 @@ def canonical(model: ir.Model, seed: int) -> ir.Model:
     ir_passes.ClearMetadataAndDocStringPass()(model)
     for value in ir.convenience.create_value_mapping(model.graph).values():
         value.metadata_props.clear()
-    model, _ = tidy(model)
-    fold_constants(model, _LARGEST_FOLDED)
-    return fuse(settle(model), all_rules(), seed=seed).model
+    with silence():  # onnxscript tells what it does not fold
+        model, _ = tidy(model)
+        fold_constants(model, _LARGEST_FOLDED)
+        return fuse(settle(model), all_rules(), seed=seed).model
 
 
 def merged_dimensions(model: ir.Model, arguments: Arguments) -> Iterator[str]:

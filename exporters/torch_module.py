@@ -109,6 +109,8 @@ def export(
 def _subject(module: Source, given: Any, dynamic: Mapping[str, Shape] | None) -> Subject:
     if isinstance(module, torch.nn.Module):
         return Subject(module, arguments_of(module, given, dynamic))
+    if not isinstance(module, torch.export.ExportedProgram):
+        raise InputError(f"cannot export a {type(module).__name__}; give a torch.nn.Module")
     if dynamic:
         raise InputError("dynamic: an exported program has its dynamic dimensions already")
     if not (given is None or isinstance(given, Mapping)):
@@ -132,14 +134,14 @@ def _check_mode(program: torch.export.ExportedProgram) -> None:
 
 
 def _name_outputs(outputs: Outputs, arguments: Arguments) -> list[str]:
-    for place, tensor in outputs:
-        if tensor.dtype not in TYPES.values():
-            raise InputError(
-                f"output '{place or 'output'}' is {tensor.dtype}, which ONNX Runtime does not "
-                f"return to NumPy; convert it to one of {', '.join(TYPES)}"
-            )
     taken = {x.name for x in arguments.inputs}
     names: list[str] = unique_names(_output_name(place, taken) for place, _ in outputs)
+    for name, (_, tensor) in zip(names, outputs, strict=True):
+        if tensor.dtype not in TYPES.values():
+            raise InputError(
+                f"output '{name}' is {tensor.dtype}, which ONNX Runtime does not return to NumPy; "
+                f"convert it to one of {', '.join(TYPES)}"
+            )
     return names
 
 

@@ -159,7 +159,12 @@ def _arrays(outputs: Outputs) -> list[np.ndarray]:
 def _compared(
     model: ir.Model, answers: Iterable[_Answer], *, sparing: bool
 ) -> dict[str, Difference]:
-    session = open_session(model, graph_optimizations=not sparing, prepacking=not sparing)
+    try:
+        session = open_session(model, graph_optimizations=not sparing, prepacking=not sparing)
+    except CheckError as error:
+        raise CheckError(
+            f"nothing was written: {error}; use float32 and operators that ONNX Runtime has"
+        ) from error
     found = {output.name or "": Difference(bounds=None) for output in model.graph.outputs}
     for answer in answers:
         if len(answer.plain) != len(found):

@@ -213,6 +213,33 @@ def test_wrong_inputs(
     assert "\n" not in str(raised.value)
 
 
+def test_what_onnx_runtime_has_no_kernel_for(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckError, match=r"nothing was written: .* implementation for Conv.*float32"
+    ):
+        export(nn.Conv2d(3, 4, 3).double(), {"input": IMAGES}, tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_that_are_no_tensors_of_onnx(tmp_path: Path) -> None:
+    class Returning(nn.Module):
+        def __init__(self, more: object) -> None:
+            super().__init__()
+            self.more = more
+
+        def forward(self, x: torch.Tensor) -> object:
+            return x + 1, (x.to(self.more) if isinstance(self.more, torch.dtype) else self.more)
+
+    for more, message in {
+        torch.bfloat16: "output 'output_1' is torch.bfloat16, which ONNX Runtime does not return",
+        3: "let forward return tensors only",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            export(Returning(more), {"x": (2, 3)}, tmp_path / "out.onnx")
+    with pytest.raises(InputError, match=r"cannot export a int; give a torch.nn.Module"):
+        export(5, {"x": (2, 3)}, tmp_path / "out.onnx")  # type: ignore[arg-type]
+
+
 def test_wrong_opset_and_output(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="opset 11: torch exports opsets 18 to"):
         export(nn.Conv2d(3, 4, 3), {"input": IMAGES}, tmp_path / "out.onnx", opset=11)
