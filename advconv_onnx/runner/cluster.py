@@ -13,7 +13,9 @@ import functools
 import importlib
 import itertools
 import logging
+import socket
 import threading
+import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -186,6 +188,8 @@ def _client(distributed: Any, cluster: Cluster) -> Iterator[Any]:
         if address is None:
             address = stack.enter_context(_started(distributed, cluster.size))
         try:
+            if cluster.address is not None:
+                _check_answer(cluster.address)
             client = stack.enter_context(distributed.Client(address, timeout=_SECONDS))
             client.wait_for_workers(1, timeout=_SECONDS)
         except (OSError, ValueError) as error:  # a timeout is an OSError
@@ -194,6 +198,19 @@ def _client(distributed: Any, cluster: Cluster) -> Iterator[Any]:
                 f"({error}); start them with 'dask scheduler' and 'dask worker'"
             ) from error
         yield client
+
+
+def _check_answer(address: str) -> None:
+    """Connect once: a client that finds nobody leaves threads behind that wait for each other.
+
+    Raises:
+        OSError: nobody is there.
+        ValueError: it is no address.
+    """
+    parts = urllib.parse.urlsplit(address if "://" in address else f"tcp://{address}")
+    if not (parts.hostname and parts.port):
+        raise ValueError("an address is tcp://HOST:PORT")
+    socket.create_connection((parts.hostname, parts.port), timeout=_SECONDS).close()
 
 
 @contextlib.contextmanager

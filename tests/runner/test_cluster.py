@@ -173,9 +173,8 @@ def test_errors_of_workers_are_those_of_one_process(
     assert not (folder / "out").exists()
 
 
-def test_no_scheduler_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SECONDS", 0.2)
-    for address in ("tcp://127.0.0.1:9", "nonsense", "udp://x:1"):
+def test_no_scheduler_answers(folder: Path) -> None:
+    for address in ("tcp://127.0.0.1:9", "nonsense", "tcp://", "127.0.0.1:99999"):
         with pytest.raises(InputError, match="no scheduler with a worker answers there"):
             run(folder / "m.onnx", [folder / "in"], folder / "out", cluster=Cluster(address))
 
