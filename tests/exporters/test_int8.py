@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from advconv_onnx import catalog
 from advconv_onnx import model as files
@@ -18,6 +19,7 @@ from advconv_onnx.exporters import int8
 from advconv_onnx.records import Artifact, Latency, Measurement, Ratio, Timing
 from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.session import open_session
+from samples.fetch_models import Unavailable, model_path
 from tests.parsing import normal, parse
 
 CONVS = "a = Conv <pads = [1, 1, 1, 1]> (x, w) r = Relu (a) z = Conv <pads = [1, 1, 1, 1]> (r, v)"
@@ -342,3 +344,34 @@ def test_a_failing_measurement_writes_nothing(
     with pytest.raises(CheckError, match="it crashed"):
         export(tmp_path)
     assert not (tmp_path / "q.onnx").exists()
+
+
+def lines(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lines of text as PP-OCR's classifier takes them, every second one upside down."""
+    rng = np.random.default_rng(0)
+    font = ImageFont.load_default(size=30)
+    words = ["separable", "kernel", "stride", "padding", "quartz", "invoice", "2026", "Zebra"]
+    pictures = []
+    for index in range(number):
+        picture = Image.new("RGB", (192, 48), (245, 245, 240))
+        text = " ".join(rng.choice(words, 2))
+        ImageDraw.Draw(picture).text((4, 6), text, (20, 20, 40), font)
+        turned = picture.rotate(180) if index % 2 else picture
+        pictures.append(np.asarray(turned, np.float32)[..., ::-1] / 127.5 - 1)
+    return np.stack(pictures).transpose(0, 3, 1, 2), np.arange(number) % 2
+
+
+@pytest.mark.long
+def test_a_trained_classifier_still_knows_which_way_is_up(tmp_path: Path) -> None:
+    try:
+        source = model_path("ppocr_cls")
+    except Unavailable as error:
+        pytest.skip(str(error))
+    x, labels = lines(64)
+    given = {"x": np.ascontiguousarray(x), "labels": labels}
+    artifact = int8.export(source, tmp_path / "q.onnx", data=given, metric="top1", max_drop=0.1)
+    [note] = [note for note in artifact.notes if note.startswith("top1")]
+    after, before = (float(part.split()[-1]) for part in note.split(" in ")[0].split(", "))
+    assert before >= 0.9
+    assert after >= before - 0.1
+    assert sum(not layer.kept for layer in artifact.layers) > 100
