@@ -97,10 +97,10 @@ def train(pictures: np.ndarray, labels: np.ndarray) -> nn.Module:
     optimizer = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=EPOCHS * batches)
     for _ in range(EPOCHS):
-        for batch in torch.split(torch.randperm(len(y)), 64):  # type: ignore[no-untyped-call]
+        for batch in torch.split(torch.randperm(len(y)), 64):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(network(x[batch]), y[batch])
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     return network.eval()
