@@ -26,15 +26,13 @@ def layers_of(model: ir.Model) -> dict[str, str]:
     """The values that layers return, as far as a model as torch exports it tells.
 
     Returns:
-        Qualified names of submodules by the names of values, in the order of the graph: of each
-        submodule what its last node makes.
+        Qualified names of submodules by the names of values: of each submodule what its last node
+        makes, and of several that end in one node, the innermost.
     """
     last: dict[str, ir.Node] = {}
     for node in model.graph:
         for name in ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))[:-1]:
-            last.pop(name, None)  # A later node comes later in the order too.
             last[name] = node
-    # Of several modules that end in one node, the innermost is the one to look at.
     return {value.name or "": name for name, node in last.items() for value in node.outputs}
 
 

@@ -156,8 +156,9 @@ def reparametrized() -> Iterator[Layer]:
 
 def rearranging() -> Iterator[Layer]:
     yield Layer("PixelShuffle(2)", lambda: nn.PixelShuffle(2), IMAGES, "DepthToSpace")
+    colours: Dims = ("N", 3, "H", "W")
     yield Layer(
-        "PixelUnshuffle(2)", lambda: nn.PixelUnshuffle(2), IMAGES, "SpaceToDepth Gather", REORDERS
+        "PixelUnshuffle(2)", lambda: nn.PixelUnshuffle(2), colours, "SpaceToDepth Gather", REORDERS
     )
     yield Layer("ChannelShuffle(2)", lambda: nn.ChannelShuffle(2), IMAGES, "Gather")
     yield Layer(
