@@ -172,7 +172,6 @@ def _publish(job: Job, source: Source, content: bytes) -> None:
             os.fsync(file.fileno())
         staged.replace(target)
     except OSError as error:
-        staged.unlink(missing_ok=True)
         raise InputError(
             f"cannot write '{target}': {error.strerror or error}; what is written stays, and the "
             "same call goes on from there"

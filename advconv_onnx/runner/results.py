@@ -79,7 +79,6 @@ def opened(job: Job, identity: Mapping[str, Any]) -> Iterator[Results]:
             stack.enter_context(_locked(job.out))
             _check_owner(job.out, identity)
             stack.callback(_tidy, job.out)
-            shutil.rmtree(job.out / STAGING, ignore_errors=True)  # of a run that was killed
             lines = Lines(job) if job.form == "labels" else None
         except OSError as error:
             raise InputError(f"cannot write to '{job.out}': {error.strerror or error}") from error
@@ -106,7 +105,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _tidy(folder: Path) -> None:
-    """Take away what is no result, and without results the folder."""
+    """Take away what is no result, of runs that were killed too, and without results the folder."""
     shutil.rmtree(folder / STAGING, ignore_errors=True)
     with contextlib.suppress(OSError):
         if {path.name for path in folder.iterdir()} <= {RECORD, LINES} and not has_lines(folder):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,21 @@ def test_a_line_that_was_cut_off_and_the_file_before_it_go(job: Job, tail: str) 
     assert path.read_text() == HEADER + "a,x,1\n"
     lines.append("e,x,1\n")
     assert path.read_text() == HEADER + "a,x,1\ne,x,1\n"
+
+
+def test_lines_that_cannot_be_flushed_are_taken_back(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = Lines(job)
+    lines.append(WHOLE)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        lines.append("d,x,1\n")
+    assert lines.path.read_text() == HEADER + WHOLE
 
 
 def test_a_first_line_that_was_cut_off(job: Job) -> None:

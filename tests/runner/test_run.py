@@ -237,6 +237,26 @@ def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(
     assert sorted(row["path"] for row in table(folder / "labels")) == sorted(there(folder / "in"))
 
 
+def test_a_result_has_its_name_when_it_is_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        assert results(self.parent.parent) == {}
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(InputError, match="Input/output error"):
+        run(folder / "m.onnx", [folder / "in"], folder / "out")
+    assert not list((folder / "out").rglob("*.npz"))
+
+
+def test_more_classes_asked_for_than_there_are(folder: Path) -> None:
+    run(folder / "m.onnx", [folder / "in"], folder / "out", form="labels", top=7)
+    for row in table(folder / "out"):
+        assert {row[f"label_{rank}"] for rank in range(2, 6)} | {row["label"]} == set("01234")
+        assert (row["label_6"], row["probability_7"]) == ("", "")
+
+
 def test_without_pillow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "Image", None)
     np.save(folder / "a.npy", np.zeros((1, 3, 6, 7), np.float32))

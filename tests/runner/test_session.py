@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,21 @@ def test_files_in_batches(tmp_path: Path, fixed: dict[str, str], batch: int | No
     for path, outputs in found.items():
         assert isinstance(outputs, dict)
         np.testing.assert_allclose(outputs["y"], expected(alone, path), rtol=1e-5)
+
+
+def test_few_files_are_in_memory_whatever_their_sizes(tmp_path: Path) -> None:
+    paths = [write_pictures(tmp_path / f"{side}", 1, size=(side, 9))[0] for side in range(3, 40)]
+    taken = 0
+
+    def take() -> Iterator[Path]:
+        nonlocal taken
+        for taken, path in enumerate(paths, 1):  # noqa: B007 (counted for the outside)
+            yield path
+
+    found = Session(write(tmp_path / "m.onnx"), batch=2).run_files(take())
+    for done, _ in enumerate(found):
+        assert taken - done <= 4 * 2 + 2 + 2
+    assert done == len(paths) - 1
 
 
 def test_files_with_a_batch_of_their_own(tmp_path: Path) -> None:
