@@ -27,7 +27,7 @@ import typer
 from typer.core import TyperGroup
 
 from advconv_onnx.errors import AdvconvError, InputError
-from advconv_onnx.preprocessing import Preprocessing, parse_fields
+from advconv_onnx.preprocessing import parse_fields
 
 if TYPE_CHECKING:
     import numpy as np
@@ -730,7 +730,7 @@ def convert(
 ) -> None:
     """Convert a model for deployment, and prove that it still computes the same."""
     shapes = parse_inputs(inputs)
-    prepared = Preprocessing.parse(
+    prepared = parse_fields(
         resize=resize,
         crop=crop,
         channels=channels,
@@ -756,7 +756,7 @@ def convert(
         "picture_input": picture_input,
         "labels": labels,
         "report": report,
-        "preprocessing": prepared,
+        "preprocessing": prepared or None,
     }
     given = {option: value for option, value in special.items() if value is not False}
     options: dict[str, Any] = {o: value for o, value in given.items() if value is not None}

@@ -95,22 +95,6 @@ class Preprocessing:
         except (TypeError, AttributeError) as error:
             raise InputError(f"this is no pre-processing of pictures: {error}") from error
 
-    @classmethod
-    def parse(cls, **options: str | None) -> Preprocessing | None:
-        """Read options as they are typed; those that are None keep their defaults.
-
-        >>> Preprocessing.parse(crop="224x224", scale="1/255", mean="0.485,0.456,0.406").mean
-        (0.485, 0.456, 0.406)
-
-        Returns:
-            None where no option was given.
-
-        Raises:
-            InputError: naming the option that makes no sense.
-        """
-        fields = parse_fields(**options)
-        return cls(**fields) if fields else None
-
 
 def parse_fields(**options: str | None) -> dict[str, Any]:
     """Read options as they are typed: the fields that were given, without those that are None.

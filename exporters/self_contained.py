@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,13 +72,14 @@ class Options(options.Options):
 
     Attributes:
         data: pictures are as the result takes them, uint8.
-        preprocessing: what is done to a picture before the model sees it, without resize and crop.
+        preprocessing: what is done to a picture before the model sees it, without resize and crop;
+            of a mapping, a layout that is missing follows from the input.
         picture_input: the input that is a picture, where several could be.
         postprocess: "argmax" for the index of the class, int64 whatever their number, or "softmax".
         scores_output: the output that it is done to, where there are several.
     """
 
-    preprocessing: Preprocessing | None = None
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None
     picture_input: str | None = None
     postprocess: str | None = None
     scores_output: str | None = None
@@ -97,7 +98,7 @@ class Options(options.Options):
             )
         if self.postprocess not in (None, "argmax", "softmax"):
             raise InputError(f"--postprocess '{self.postprocess}' is unknown; use argmax, softmax")
-        if self.preprocessing and (self.preprocessing.resize or self.preprocessing.crop):
+        if any(how.resize or how.crop for how in self.ways):
             raise InputError(
                 "--resize and --crop: not for --to onnx, which takes pictures of the model's own "
                 "size; leave them out, and resize before the model runs"
@@ -108,6 +109,15 @@ class Options(options.Options):
         ):
             if name is not None and needed is None:
                 raise InputError(f"--{option}: nothing is done to it; leave it out")
+
+    @property
+    def ways(self) -> tuple[Preprocessing, ...]:
+        """How pictures may be prepared: in one way or, where no layout is given, in one of two."""
+        how = self.preprocessing
+        if how is None or isinstance(how, Preprocessing):
+            return () if how is None else (how,)
+        layouts = ("NCHW", "NHWC")
+        return tuple(Preprocessing.from_mapping({"layout": each, **how}) for each in layouts)
 
 
 def export(
@@ -133,12 +143,13 @@ def export(
     announce = progress or (lambda stage: None)
     plain = settle(asked.load(model, out))
     pictures, notes = None, []
-    if (how := asked.preprocessing) is not None:
+    how = _chosen(plain, asked.ways)
+    if how is not None:
         x = _picture_input(plain, how, asked.picture_input)
         pictures = x.name
         notes.append(_take_pictures(plain, x, how))
     if asked.postprocess is not None:
-        _classify(plain, asked)
+        _classify(plain, asked, how)
     announce("folding")
     plain = settle(plain)
     folded = fuse(plain, _RULES, seed=asked.seed)
@@ -152,6 +163,15 @@ def export(
     written = files.save(folded.model, out)
     size = sum(path.stat().st_size for path in written)
     return Artifact("onnx", tuple(map(str, written)), size, found, notes=tuple(notes))
+
+
+def _chosen(model: ir.Model, ways: Sequence[Preprocessing]) -> Preprocessing | None:
+    """The first way in which some input surely has its channels; the first of all if none has."""
+    for how in ways:
+        fitting = (x.shape for x in model.graph.inputs if x.shape and _is_picture(x, how))
+        if any(shape[_channel_axis(how)] == how.count for shape in fitting):
+            return how
+    return ways[0] if ways else None
 
 
 def _picture_input(model: ir.Model, how: Preprocessing, wanted: str | None) -> ir.Value:
@@ -232,13 +252,13 @@ def _prepared(tape: ir.tape.Tape, pictures: ir.Value, how: Preprocessing, x: ir.
     return y
 
 
-def _classify(model: ir.Model, asked: Options) -> None:
+def _classify(model: ir.Model, asked: Options, how: Preprocessing | None) -> None:
     """Let an output be the classes or the probabilities that its scores mean, in place."""
     y = _scores(model, asked.scores_output)
     assert y.shape is not None
     tape, index = ir.tape.Tape(model.graph), model.graph.outputs.index(y)
     softmax = _softmax_axis(y, files.opset(model))
-    axis = _class_axis(y, softmax, asked.preprocessing)
+    axis = _class_axis(y, softmax, how)
     if asked.postprocess == "softmax" and _are_probabilities(y):
         raise InputError(
             f"--postprocess softmax: a Softmax makes output '{y.name}' already; leave it out"

@@ -13,12 +13,13 @@ from advconv_onnx.preprocessing import Preprocessing, parse_fields
 
 
 def test_options_as_they_are_typed() -> None:
-    found = Preprocessing.parse(
+    found = parse_fields(
         resize="256", crop="224x192", channels="BGR", scale="1/128", mean="1,2,3", std="0.5",
         layout="NHWC",
     )  # fmt: skip
-    assert found == Preprocessing(256, (224, 192), "BGR", 1 / 128, (1.0, 2.0, 3.0), (0.5,), "NHWC")
-    assert Preprocessing.parse(resize=None, mean=None) is None
+    assert Preprocessing(**found) == Preprocessing(
+        256, (224, 192), "BGR", 1 / 128, (1.0, 2.0, 3.0), (0.5,), "NHWC"
+    )
     assert parse_fields(resize="8x9", mean=None) == {"resize": (8, 9)}
 
 
@@ -63,4 +64,4 @@ def test_what_makes_no_sense(fields: dict[str, Any], message: str) -> None:
 )
 def test_what_cannot_be_read(option: str, text: str) -> None:
     with pytest.raises(InputError, match=f"--{option} '{text}' is not "):
-        Preprocessing.parse(**{option: text})
+        parse_fields(**{option: text})

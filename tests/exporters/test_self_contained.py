@@ -156,13 +156,15 @@ def test_what_bodies_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(run(out, x=x), run(source, x=prepared(x, EXACT)))
 
 
-def test_channels_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", [True, False])
+def test_channels_last(tmp_path: Path, said: bool) -> None:
     how = dataclasses.replace(EXACT, layout="NHWC")
+    fields = {k: v for k, v in dataclasses.asdict(how).items() if k != "layout"}
     source = write(
         tmp_path / "m.onnx", f"{TO_NCHW} {PADDED.replace('(x', '(t')}", "float[N, H, W, 3] x"
     )
     out = tmp_path / "out.onnx"
-    export(source, out, preprocessing=how)
+    export(source, out, preprocessing=how if said else fields)
     assert op_types(out) == [*BYTES, "Sub", "Conv"]
     np.testing.assert_array_equal(run(out, x=pictures()), run(source, x=prepared(pictures(), how)))
 
