@@ -200,7 +200,7 @@ def _check_layers(model: ir.Model, name: str, *, every: bool) -> None:
             f"outside of bodies, for which ONNX Runtime has an integer kernel{advice}"
         )
     if files.weight_bytes(model) > files.INLINE_LIMIT:
-        raise CheckError(f"'{name}' has more than 1.9 GB of weights, which the quantizer does not")
+        raise CheckError(f"'{name}' has more than 1.9 GB of weights, which a quantizer cannot hold")
 
 
 def _fused(model: ir.Model, seed: int) -> ir.Model:

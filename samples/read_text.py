@@ -113,11 +113,17 @@ def connected_components(mask: np.ndarray) -> list[tuple[list[int], list[int]]]:
     return components
 
 
-def decode(probabilities: np.ndarray, characters: list[str]) -> str:
+def decode(probabilities: np.ndarray, known: list[str]) -> str:
     """Greedy CTC: the best class of every step, repeats merged, class 0 (blank) dropped."""
     best = probabilities.argmax(axis=1)
     kept = best[(best != np.append(0, best[:-1])) & (best != 0)]
-    return "".join(characters[index - 1] for index in kept)
+    return "".join(known[index - 1] for index in kept)
+
+
+def characters(recognizer: Path) -> list[str]:
+    """What the classes of a recognizer mean, from the second one on."""
+    session = onnxruntime.InferenceSession(recognizer, providers=["CPUExecutionProvider"])
+    return [*session.get_modelmeta().custom_metadata_map["character"].splitlines(), " "]
 
 
 def read(image: Image.Image, detector: Path, recognizer: Path) -> Reading:
@@ -129,9 +135,9 @@ def read(image: Image.Image, detector: Path, recognizer: Path) -> Reading:
     boxes = [tuple(np.rint(box * scale).astype(int).tolist()) for box in find_boxes(heat)]
 
     reader = onnxruntime.InferenceSession(recognizer, providers=["CPUExecutionProvider"])
-    characters = [*reader.get_modelmeta().custom_metadata_map["character"].splitlines(), " "]
+    known = characters(recognizer)
     lines = [recognizer_tensor(image.crop(box)) for box in boxes]
-    texts = [decode(reader.run(None, {"x": line})[0][0], characters) for line in lines]
+    texts = [decode(reader.run(None, {"x": line})[0][0], known) for line in lines]
     return Reading(boxes, texts)
 
 
