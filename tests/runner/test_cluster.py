@@ -19,6 +19,7 @@ from advconv_onnx.runner import cluster as module
 from advconv_onnx.runner.cluster import Cluster
 from advconv_onnx.runner.job import Done, Job
 from advconv_onnx.runner.run import run
+from advconv_onnx.runner.session import Session
 from advconv_onnx.runner.sources import Source
 
 from .models import CLASSIFIER, results, write, write_pictures
@@ -44,43 +45,43 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def kill_one(workers: Any) -> int:
-    """Kill a worker that has work to do; return its process."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        for nanny in workers.workers.values():
-            state = workers.scheduler.workers.get(nanny.worker_address)
-            if state is not None and state.processing:
-                pid: int = nanny.pid
-                os.kill(pid, signal.SIGKILL)
-                return pid
-    raise AssertionError("no worker had anything to do")
+def kill_one(workers: Any) -> int | None:
+    """Kill a worker that has work to do, if there is one; return its process."""
+    for nanny in workers.workers.values():
+        state = workers.scheduler.workers.get(nanny.worker_address)
+        if state is not None and state.processing:
+            pid: int = nanny.pid
+            os.kill(pid, signal.SIGKILL)
+            return pid
+    return None
 
 
 @pytest.mark.parametrize("form", ["npz", "labels"])
 def test_a_worker_is_killed_midway_and_nothing_is_lost_or_done_twice(
     workers: Any, folder: Path, form: str
 ) -> None:
-    alone = run(folder / "m.onnx", [folder / "in"], folder / "alone", form=form, threads=1)
     killed: list[int] = []
     before: dict[Path, int] = {}
     counts: list[int] = []
 
     def kill(done: int, total: int) -> None:
         counts.append(done)
-        if not killed:
-            killed.append(kill_one(workers))
+        pid = None if killed else kill_one(workers)
+        if pid is not None:
+            killed.append(pid)
             time.sleep(0.5)  # what it wrote last is there, and it writes no more
             files = (folder / "out").rglob("*.npz")
             before.update({path: path.stat().st_mtime_ns for path in files})
 
+    options: dict[str, Any] = {"form": form, "preprocessing": {"resize": (200, 200)}}
+    alone = run(folder / "m.onnx", [folder / "in"], folder / "alone", threads=1, **options)
     found = run(
         folder / "m.onnx",
         [folder / "in"],
         folder / "out",
-        form=form,
         cluster=Cluster(workers.scheduler_address),
         progress=kill,
+        **options,
     )
     assert killed[0] not in {nanny.pid for nanny in workers.workers.values()}
     assert (found.written, found.kept, found.failures) == (150, 0, alone.failures)
@@ -126,6 +127,20 @@ def test_one_that_kills_workers_is_left_out_alone(
     lost = {failure.path: failure.reason for failure in found.failures}
     assert lost.keys() == {str(folder / "in/bad.png"), str(folder / "in/more/003.png")}
     assert "died" in lost[str(folder / "in/more/003.png")]
+
+
+def test_a_task_does_not_repeat_what_one_before_it_has_written(folder: Path) -> None:
+    session = Session(folder / "m.onnx")
+    opening = module._Opening(str(folder / "m.onnx"), session.digest, (("threads", 1),))
+    chunk = [Source(path, path.name) for path in sorted((folder / "in/more").iterdir())[:4]]
+    (folder / "out").mkdir()
+    job = Job(folder / "out")
+    first = module._task(opening, job, chunk[:2])
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*.npz")}
+    again = module._task(opening, job, chunk)
+    assert [sum(done.written for done in task) for task in (first, again)] == [2, 4]
+    assert sum(done.ms is not None for done in again) == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_an_interrupted_run_goes_on_elsewhere(workers: Any, folder: Path) -> None:
