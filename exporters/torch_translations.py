@@ -42,11 +42,14 @@ def translations() -> Mapping[Any, Callable[..., Any]]:
 
 
 def _resize(x: Any, sizes: Any, factors: Sequence[float] | None, **attributes: Any) -> Any:
-    """Sizes are given for the spatial axes only: those of batch and channels need not be known."""
     if factors:
         scales = op.Constant(value_floats=[1.0, 1.0, *factors])
         return op.Resize(x, None, scales, None, **attributes)
     sizes = op.Cast(sizes, to=INT64.dtype)
+    if all(isinstance(size, int) for size in x.shape[2:]):
+        # Fusions make scales of this, with which ONNX Runtime keeps its blocked layout.
+        sizes = op.Concat(op.Shape(x, start=0, end=2), sizes, axis=0)
+        return op.Resize(x, None, None, sizes, **attributes)
     return op.Resize(x, None, None, sizes, axes=list(range(2, len(x.shape))), **attributes)
 
 

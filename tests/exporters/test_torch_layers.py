@@ -16,7 +16,14 @@ from advconv_onnx.exporters.torch_module import export
 from tests.exporters import torch_layers
 from tests.exporters.torch_layers import GROUPS_OF_LAYERS, Dims, Impossible, Layer
 
-LONG = ("resizing of rank 1", "resizing of rank 3", "padding and pooling of rank 3")
+LONG = (
+    "convolutions of rank 1",
+    "convolutions of rank 3",
+    "resizing of rank 1",
+    "resizing of rank 3",
+    "padding and pooling of rank 1",
+    "padding and pooling of rank 3",
+)
 """Groups that differ from others in the rank only."""
 
 
@@ -78,6 +85,16 @@ def test_fixed_sizes_need_no_more(tmp_path: Path, group: str) -> None:
     found = exported(layers, shapes, tmp_path / "out.onnx")
     for layer in layers:
         assert len(found[layer.torch].split()) <= len(layer.onnx.split())
+
+
+def test_a_known_size_becomes_scales(tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    export(nn.Upsample(size=(24, 20)).eval(), {"input": ("N", 4, 12, 10)}, out)
+    [resize] = ir.load(out).graph
+    assert resize.op_type == "Resize"
+    assert resize.inputs[2] is not None
+    assert resize.inputs[2].const_value is not None
+    assert resize.inputs[2].const_value.numpy().tolist() == [1, 1, 2, 2]
 
 
 def test_group_normalization_is_one_operator_of_opset_21(tmp_path: Path) -> None:
