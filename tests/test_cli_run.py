@@ -226,7 +226,7 @@ def test_killed_midway_it_goes_on_where_it_was(
 def done(form: str) -> int:
     """How many results there are."""
     if form == "npz":
-        return sum(1 for _ in Path("out").rglob("*.npz"))
+        return sum(name.endswith(".npz") for _, _, names in os.walk("out") for name in names)
     lines = Path("out/labels.csv")
     return max(0, lines.read_bytes().count(b"\n") - 1) if lines.exists() else 0
 

@@ -28,9 +28,20 @@ def model(tmp_path):
 
 
 def children(pid):
-    """Return the processes that process ``pid`` started, zombies included."""
+    """Return the processes that process ``pid`` started, zombies included.
+
+    That in which multiprocessing keeps its records stays once a test has used it.
+    """
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
+    found = (int(child) for task in tasks for child in task.read_text().split())
+    return [child for child in found if "resource_tracker" not in _command(child)]
+
+
+def _command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it has ended meanwhile
+        return ""
 
 
 def is_running(pid):
