@@ -1,8 +1,8 @@
 """Operators of torch that its exporter computes step by step, as the single ones that ONNX has.
 
 torch 2.13 computes all sizes of an Upsample from those of its input, decomposes modes that it has
-no translation for, and gathers the windows of an Unfold by index, which takes 1 to 20 times as long
-in ONNX Runtime as the convolution here does.
+no translation for, and gathers the windows of an Unfold by index. Here a convolution picks them
+out, which spreads an infinite value or NaN over the places of a window.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ def deploy(models: Version, level: str, folder: Path) -> dict[str, Version]:
     lines = np.concatenate([_line(text) for text in OTHER])
     tasks = (
         # A box that is a pixel off does no harm, a wrong character does.
-        {"data": {"x": pages}, "metric": _finding(models[0], pages), "max_drop": 0.1},
-        {"data": {"x": lines}, "metric": _reading(models[1], lines), "max_drop": 0.01},
+        {"data": {"x": pages}, "metric": finding(models[0], pages), "max_drop": 0.1},
+        {"data": {"x": lines}, "metric": reading(models[1], lines), "max_drop": 0.01},
     )
     shapes = detector_tensor(page(PAGE)).shape, (1, 3, 48, "width")
     names = ("published", "optimized", "int8", "ort", "ort, this processor")
@@ -88,7 +88,7 @@ def deploy(models: Version, level: str, folder: Path) -> dict[str, Version]:
     return {name: (paths[0], paths[1]) for name, paths in versions.items()}
 
 
-def _finding(detector: Path, pages: np.ndarray) -> int8.Metric:
+def finding(detector: Path, pages: np.ndarray) -> int8.Metric:
     """How much the text that is found on pages overlaps with what the published model finds."""
     session = advconv_onnx.Session(detector)
     published = [_text_pixels(session, image) for image in pages]
@@ -108,7 +108,7 @@ def _text_pixels(
     return heat > 0.3
 
 
-def _reading(recognizer: Path, lines: np.ndarray) -> int8.Metric:
+def reading(recognizer: Path, lines: np.ndarray) -> int8.Metric:
     """How many characters of lines are read right."""
     known = characters(recognizer)
 
