@@ -139,7 +139,7 @@ def _explained(error: Exception, source: Source, case: Case) -> InputError:
         causes.append(causes[-1].__cause__)
     found = causes[-1]
     where = next(filter(None, (_place(cause, source) for cause in reversed(causes))), "the module")
-    reason = re.split(_CHATTER, one_line(found))[0]
+    reason = re.split(_CHATTER, one_line(found))[0].rstrip(".")
     text = " ".join(one_line(cause) for cause in causes)
     remedy = next((do for sign, do in _REMEDIES if re.search(sign, text)), _OTHER_REMEDY)
     return InputError(
@@ -155,10 +155,11 @@ def _place(error: Exception, source: Source) -> str:
     frames = traceback.walk_tb(error.__traceback__)
     lines = traceback.extract_tb(error.__traceback__)
     for (frame, _), line in zip(frames, lines, strict=True):
-        node, owner = frame.f_locals.get("node"), frame.f_locals.get("self")
+        node = frame.f_locals.get("node")
+        owner = frame.f_locals.get("".join(frame.f_code.co_varnames[:1]))  # whatever self is called
         if isinstance(node, torch.fx.Node) and node.op == "call_function":
             place = f"{node.target} of {_layer_of(node)}"
-        elif id(owner) in names and line.name not in _CALLING:
+        elif id(owner) in names and line.name not in _CALLING and hasattr(owner, line.name):
             layer = spell_layer(names[id(owner)], type(owner).__name__)
             place = f"`{line.line}` of {layer}"
     return place
