@@ -322,15 +322,16 @@ def test_the_error_that_rounding_explains(nodes: str, error: float) -> None:
     assert usual_error(model) == error
 
 
-def answers(last, weight):
-    """A classifier whose scores are far apart, and the verdict on one whose weights are others."""
+def answers(last, weight, unlikeliest=-20):
+    """A classifier that is always sure, and the verdict on one whose weights are others."""
     text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3] x) => (float[N, 4] y) {{
         a = MatMul (x, w)
-        y = {last} (a)
+        b = Add (a, bias)
+        y = {last} (b)
     }}"""
-    rng = np.random.default_rng(0)
-    w = 400 * rng.standard_normal((3, 4))
-    original, other = build(text, w=w), open_session(build(text, w=weight * w))
+    w = np.random.default_rng(0).standard_normal((3, 4))
+    original = build(text, w=w, bias=[20, -10, -15, -20])
+    other = open_session(build(text, w=weight * w, bias=[20, -10, -15, unlikeliest]))
     evidence = gather(original)
     return validate_run(original, lambda x: run_session(other, x), evidence=evidence)
 
@@ -341,6 +342,7 @@ def test_saturated_probabilities_are_compared_by_their_logarithms():
     assert "its logarithm was compared as well" in same.notes[0]
     # Which class is the most probable, and that by far, stays as it is.
     assert not answers("Softmax", 1.01).passed
+    assert not answers("Softmax", 1, unlikeliest=-20.1).passed
 
 
 def test_without_digits_near_its_bounds_a_saturated_output_proves_nothing():
