@@ -70,6 +70,7 @@ _PACKAGES = (
     ("matplotlib", "advconv inspect --card", "pip install 'advconv-onnx[report]'"),
     ("pillow", "advconv run on pictures", "pip install 'advconv-onnx[images]'"),
     ("distributed", "advconv run --scheduler", "pip install 'advconv-onnx[dask]'"),
+    ("openvino", "advconv convert --to openvino", "pip install 'advconv-onnx[openvino]'"),
 )
 """Distributions, what they are for, and how to get them."""
 
