@@ -128,7 +128,7 @@ def open_data(
         InputError: there is nothing, or it does not fit the model.
     """
     session = open_session(model)
-    inputs = [Input(each.name, each.type, tuple(each.shape)) for each in session.get_inputs()]
+    inputs = list(map(Input.of, session.get_inputs()))
     if isinstance(data, Mapping):
         if how:
             raise InputError("--data has arrays; --resize, --mean and the like are for pictures")

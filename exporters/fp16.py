@@ -31,6 +31,7 @@ import onnx_ir as ir
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError
 from advconv_onnx.exporters import options
+from advconv_onnx.exporters.switches import Switches, alone, append
 from advconv_onnx.records import Artifact, LayerPrecision, Validation
 from advconv_onnx.rewriter.simplify import clean, settle
 from advconv_onnx.runtime.engine import run_session
@@ -56,9 +57,6 @@ _TYPED = frozenset(
     ("Cast", "CastLike", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform")
 )
 """Operators whose output type does not follow from their inputs."""
-
-_SWITCHES = "which nodes round"
-"""An input of copies that are only looked at."""
 
 _NARROW, _WIDE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -235,20 +233,11 @@ class _Rounding:
     def of(self, value: ir.Value | None) -> ir.Value:
         assert value is not None
         if value not in self._known:
-            half = _append(self._graph, "Cast", [value], f"{value.name} half", to=_NARROW)
-            rounded = _append(self._graph, "Cast", [half], f"{value.name} rounded", to=_WIDE)
+            half = append(self._graph, "Cast", [value], f"{value.name} half", to=_NARROW)
+            rounded = append(self._graph, "Cast", [half], f"{value.name} rounded", to=_WIDE)
             rounded.type, rounded.shape = value.type, value.shape
             self._known |= {value: rounded, rounded: rounded}
         return self._known[value]
-
-
-def _append(
-    graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value], name: str, **attributes: Any
-) -> ir.Value:
-    node = ir.node(op_type, inputs, attributes)
-    node.outputs[0].name = name
-    graph.append(node)
-    return node.outputs[0]
 
 
 def _emulated(model: ir.Model, kept: Collection[str]) -> ir.Model:
@@ -348,37 +337,27 @@ def _effects(
     """What rounding each node alone changes in the outputs, relative to their range."""
     names = [node.name or "" for node in nodes]
     session = open_session(_with_switches(model, names), threads=threads)
-    off = np.zeros((len(nodes), 1), np.float32)
-    exact = run_session(session, {**sample.inputs, _SWITCHES: off})
-    effects = {}
-    for index, node in enumerate(nodes):
-        on = off.copy()
-        on[index] = 1
-        found = run_session(session, {**sample.inputs, _SWITCHES: on})
-        effects[node] = max(_gap(exact[name], found[name]) for name in exact)
-    return effects
+    return {
+        node: max(_gap(exact[name], found[name]) for name in exact)
+        for node, (exact, found) in zip(
+            nodes, alone(session, sample.inputs, len(nodes)), strict=True
+        )
+    }
 
 
 def _with_switches(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A copy with a further input (nodes, 1) of ones for nodes that round, and zeros for others."""
+    """A copy in which each node can be let round."""
     copy = model.clone()
     graph, rounding, opset = copy.graph, _Rounding(copy.graph), files.opset(copy)
-    switches = ir.Value(name=_SWITCHES, shape=ir.Shape([len(names), 1]), type=ir.TensorType(_WIDE))
-    graph.inputs.append(switches)
+    switches = Switches(graph, len(names))
     by_name = {node.name: node for node in graph}
     for index, name in enumerate(names):
         node = by_name[name]
-        row = ir.Value(name=f"{name} index", const_value=ir.tensor(np.int64(index)))
-        graph.register_initializer(row)
-        switch = _append(graph, "Gather", [switches, row], f"{name} switch")
+        switch = switches.of(index, name)
 
         def switched(value: ir.Value, label: str, switch: ir.Value = switch) -> ir.Value:
-            rounded = rounding.of(value)
-            change = _append(graph, "Sub", [rounded, value], f"{label} change")
-            change = _append(graph, "Mul", [change, switch], f"{label} switched")
-            result = _append(graph, "Add", [value, change], f"{label} result")
-            result.type, result.shape = value.type, value.shape
-            return result
+            chosen: ir.Value = switches.choose(value, rounding.of(value), switch, label)
+            return chosen
 
         for i in _narrow_inputs(node, opset):
             value = node.inputs[i]
@@ -440,7 +419,8 @@ def _narrowed(graph: ir.Graph, value: ir.Value) -> ir.Value:
 
 
 def _cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    made = _append(graph, "Cast", [value], f"{value.name} {dtype.short_name()}", to=dtype)
+    name = f"{value.name} {dtype.short_name()}"
+    made: ir.Value = append(graph, "Cast", [value], name, to=dtype)
     made.type, made.shape = ir.TensorType(dtype), value.shape
     return made
 

@@ -21,8 +21,8 @@ from onnxruntime.quantization.calibrate import TensorData
 
 from advconv_onnx import model as files
 from advconv_onnx.exporters.calibration import Range
+from advconv_onnx.exporters.switches import Switches, alone
 from advconv_onnx.quiet import quiet
-from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.session import open_session
 
 _WEIGHTED = {"Conv": (), "ConvTranspose": (), "Gemm": (2,), "MatMul": (2,)}
@@ -47,9 +47,6 @@ _QUANTIZING = frozenset(
     ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
      "ConvInteger", "MatMulInteger")
 )  # fmt: skip
-
-_SWITCHES = "which layers are in 8 bits"
-"""An input of copies that are only looked at."""
 
 _WIDE = ir.DataType.FLOAT
 
@@ -197,45 +194,36 @@ class Quantization:
     ) -> dict[str, Effect]:
         """What each layer alone in 8 bits changes in the outputs."""
         session = open_session(self._with_switches(), threads=threads)
-        off = np.zeros((len(self.layers), 1), np.float32)
         found: dict[str, list[Effect]] = {name: [] for name in self.layers}
         for inputs in samples:
-            exact = run_session(session, {**inputs, _SWITCHES: off})
-            for index, name in enumerate(self.layers):
-                on = off.copy()
-                on[index] = 1
-                changed = run_session(session, {**inputs, _SWITCHES: on})
-                found[name] += (_effect(exact[output], changed[output]) for output in exact)
+            pairs = alone(session, inputs, len(self.layers))
+            for name, (exact, changed) in zip(self.layers, pairs, strict=True):
+                found[name] += [_effect(exact[output], changed[output]) for output in exact]
         return {
             name: Effect(max(e.largest for e in each), float(np.mean([e.mean for e in each])))
             for name, each in found.items()
         }
 
     def _with_switches(self) -> ir.Model:
-        """A copy with a further input (layers, 1) of ones for layers in 8 bits, zeros for others.
+        """A copy in which each layer can be let be in 8 bits.
 
         The result of a layer is rounded by what reads it.
         """
         copy = self._quantized((), activations_stay=True)
         graph = copy.graph
-        shape = ir.Shape([len(self.layers), 1])
-        switches = ir.Value(name=_SWITCHES, shape=shape, type=ir.TensorType(_WIDE))
+        switches = Switches(graph, len(self.layers))
         plain = {node.name: node for node in self._model.graph}
         rows = {name: index for index, name in enumerate(self.layers)}
         readers = [node for node in graph if node.name in rows]
-        graph.inputs.append(switches)
         for node in readers:
-            row = _constant(graph, f"{node.name} row", np.int64(rows[node.name or ""]))
-            switch = _append(graph, "Gather", [switches, row], f"{node.name} switch")
+            switch = switches.of(rows[node.name or ""], node.name or "")
             for index, value in enumerate(node.inputs):
                 original = plain[node.name].inputs[index]
                 exact = _before_rounding(graph, value, original)
                 if value is None or exact is None:
                     continue
-                name = f"{node.name} {index}"
-                change = _append(graph, "Sub", [value, exact], f"{name} change")
-                change = _append(graph, "Mul", [change, switch], f"{name} switched")
-                node.replace_input_with(index, _append(graph, "Add", [exact, change], f"{name} in"))
+                chosen = switches.choose(exact, value, switch, f"{node.name} {index}")
+                node.replace_input_with(index, chosen)
         for node in [node for node in graph if node.name in plain and node.name not in rows]:
             for index, value in enumerate(node.inputs):
                 exact = _before_rounding(graph, value, None)
@@ -277,13 +265,6 @@ def _constant(graph: ir.Graph, name: str, array: np.ndarray | np.generic) -> ir.
         tensor = ir.tensor(np.asarray(array), name=name)
         graph.register_initializer(ir.Value(name=name, const_value=tensor))
     return graph.initializers[name]
-
-
-def _append(graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value], name: str) -> ir.Value:
-    node = ir.node(op_type, inputs)
-    node.outputs[0].name = name
-    graph.append(node)
-    return node.outputs[0]
 
 
 def _effect(exact: np.ndarray, changed: np.ndarray) -> Effect:

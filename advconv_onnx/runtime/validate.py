@@ -369,7 +369,6 @@ class _Comparison:
         self, values: Sequence[ir.Value], *, logarithms: bool = False
     ) -> dict[str, Difference]:
         """Compare tensors, or their logarithms, on all samples."""
-        see = _logarithm if logarithms else _unchanged
         found = {
             value.name or "": Difference(None if logarithms else _bounds(value)) for value in values
         }
@@ -383,13 +382,8 @@ class _Comparison:
             for value in values:
                 name = value.name or ""
                 result = got[name] if value.is_graph_output() else _like(got[name], want[name])
-                judge = exact.get(name)
-                found[name].add(
-                    see(want[name]),
-                    see(result),
-                    None if judge is None else see(judge),
-                    typed=typed,
-                )
+                three = want[name], result, exact.get(name)
+                found[name].add(*(_logarithms(*three) if logarithms else three), typed=typed)
         return found
 
     def _runs(
@@ -428,13 +422,15 @@ def _like(got: Array, want: Array) -> Array:
     return got.reshape(want.shape) if is_array and got.size == want.size else got
 
 
-def _unchanged(array: Array) -> Array:
-    return array
+def _logarithms(want: Array, got: Array, exact: Array | None) -> tuple[Array, Array, Array | None]:
+    """Of probabilities, down to where their type has all of its digits."""
+    smallest = max(1e-30, float(np.finfo(want.dtype).tiny))
 
+    def of(array: Array) -> Array:
+        logarithms: Array = np.log(np.maximum(array.astype(np.float64), smallest))
+        return logarithms
 
-def _logarithm(array: Array) -> Array:
-    """Of probabilities, down to where float32 has them all."""
-    return np.log(np.maximum(array, 1e-30, dtype=array.dtype))
+    return of(want), of(got), None if exact is None else of(exact)
 
 
 def _bounds(value: ir.Value) -> tuple[float, float] | None:

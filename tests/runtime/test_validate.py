@@ -349,3 +349,16 @@ def test_without_digits_near_its_bounds_a_saturated_output_proves_nothing():
     found = answers("HardSigmoid", 1)
     assert not found.passed
     assert "nothing is proved" in found.notes[0]
+
+
+def test_probabilities_of_float16_that_are_0_have_a_logarithm():
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float16[N, 3] x) => (float16[N, 3] y) {
+        scale = Cast <to = 10> (large)
+        a = Mul (x, scale)
+        y = Softmax (a)
+    }"""
+    model = build(text, large=1000)
+    session, evidence = open_session(model), gather(model)
+    found = validate_run(model, lambda x: run_session(session, x), evidence=evidence, max_error=0.1)
+    assert found.passed
+    assert "its logarithm was compared as well" in found.notes[-1]
