@@ -396,6 +396,13 @@ def staging_folder(file: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def publish_folder(folder: Path, target: Path) -> tuple[Path, ...]:
+    """Give a finished staging folder its name; return the files in it."""
+    folder.chmod(0o755)  # a temporary folder is its maker's alone
+    folder.rename(target)
+    return tuple(sorted(path for path in target.rglob("*") if path.is_file()))
+
+
 def _unwritable(file: Path, error: OSError) -> InputError:
     reason = error.strerror or error
     return InputError(f"cannot write '{file}': {reason}; choose another place")

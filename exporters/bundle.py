@@ -34,6 +34,7 @@ from advconv_onnx.preprocessing import Preprocessing
 from advconv_onnx.records import Artifact
 from advconv_onnx.runner.inputs import Input, fit
 from advconv_onnx.runner.manifest import MANIFEST, MODEL, SAMPLES, SCHEMA, describe
+from advconv_onnx.runner.session import read_labels
 from advconv_onnx.runtime.engine import resolve_threads, run_session
 from advconv_onnx.runtime.inputs import largest, spell_shapes
 from advconv_onnx.runtime.providers import device
@@ -97,7 +98,8 @@ def export(
     evidence = asked.gather(loaded)
     session = open_session(loaded, threads=asked.threads)
     found = asked.prove(loaded, lambda sample: run_session(session, sample), evidence)
-    _check_labels(extra["labels.txt"], asked.labels, session, evidence)
+    if asked.labels is not None:
+        _check_labels(asked.labels, session, evidence)
     inputs = [_interface(value) for value in loaded.graph.inputs]
     for entry, value in zip(inputs, session.get_inputs(), strict=True):
         entry["layout"] = _layout(Input.of(value))
@@ -125,10 +127,9 @@ def export(
         )
         (folder / MANIFEST).write_text(text, encoding="utf-8")
         written = _publish(folder, target)
-    size = sum(path.stat().st_size for path in written)
     digest = hashlib.sha256(text.encode()).hexdigest()
     note = f"whoever must trust the bundle compares the SHA-256 of its manifest: {digest}"
-    return Artifact("bundle", tuple(map(str, written)), size, found, notes=(note, *notes))
+    return options.artifact("bundle", written, found, notes=(note, *notes))
 
 
 def _measured(folder: Path, model: ir.Model, evidence: Evidence, asked: Options) -> dict[str, Any]:
@@ -191,18 +192,10 @@ def _about_report(
 
 
 def _check_labels(
-    content: bytes | None,
-    name: str | os.PathLike[str] | None,
-    session: ort.InferenceSession,
-    evidence: Evidence,
+    name: str | os.PathLike[str], session: ort.InferenceSession, evidence: Evidence
 ) -> None:
     """Refuse labels for another number of classes than any output has."""
-    if content is None:
-        return
-    try:
-        count = len(content.decode().splitlines())
-    except UnicodeDecodeError as error:
-        raise InputError(f"'{name}' is no text in UTF-8; write a line for each class") from error
+    count = len(read_labels(name))
     outputs = run_session(session, evidence.samples[0].inputs)
     # What a class index is an index of cannot be seen.
     if any(array.dtype.kind in "iu" for array in outputs.values()):
@@ -245,9 +238,7 @@ def _write_samples(
 def _publish(folder: Path, target: Path) -> tuple[Path, ...]:
     """Put a finished folder where it belongs, as it is or as a zip; whole or not at all."""
     if target.suffix != ".zip":
-        folder.chmod(0o755)  # a temporary folder is its maker's alone
-        folder.rename(target)
-        return tuple(sorted(path for path in target.rglob("*") if path.is_file()))
+        return files.publish_folder(folder, target)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

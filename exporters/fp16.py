@@ -121,8 +121,7 @@ def export(
         LayerPrecision(node.name or "", node.op_type, errors[node], kept.get(node, ""))
         for node in nodes
     )
-    size = sum(path.stat().st_size for path in written)
-    return Artifact("fp16", tuple(map(str, written)), size, found, layers, notes=(NO_GAIN,))
+    return options.artifact("fp16", written, found, layers=layers, notes=(NO_GAIN,))
 
 
 def _convertible(model: ir.Model) -> list[ir.Node]:
@@ -356,8 +355,7 @@ def _with_switches(model: ir.Model, names: Sequence[str]) -> ir.Model:
         switch = switches.of(index, name)
 
         def switched(value: ir.Value, label: str, switch: ir.Value = switch) -> ir.Value:
-            chosen: ir.Value = switches.choose(value, rounding.of(value), switch, label)
-            return chosen
+            return switches.choose(value, rounding.of(value), switch, label)
 
         for i in _narrow_inputs(node, opset):
             value = node.inputs[i]
@@ -420,7 +418,7 @@ def _narrowed(graph: ir.Graph, value: ir.Value) -> ir.Value:
 
 def _cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     name = f"{value.name} {dtype.short_name()}"
-    made: ir.Value = append(graph, "Cast", [value], name, to=dtype)
+    made = append(graph, "Cast", [value], name, to=dtype)
     made.type, made.shape = ir.TensorType(dtype), value.shape
     return made
 

@@ -185,9 +185,14 @@ def export(
         *(*speed, *judge.notes(result), *data.notes),
         *(_bits_note(bits), *_left_out(fused, asked)),
     )
-    size = sum(path.stat().st_size for path in written)
-    paths = tuple(map(str, written))
-    return Artifact("int8", paths, size, validation, tuple(decided), notes, measurement)
+    return options.artifact(
+        "int8",
+        written,
+        validation,
+        layers=tuple(decided),
+        notes=notes,
+        measurement=measurement,
+    )
 
 
 def _check_layers(model: ir.Model, name: str, *, every: bool) -> None:

@@ -115,8 +115,7 @@ def export(
         # The weights first: a graph must never name weights that are not there yet.
         os.replace(made.with_suffix(".bin"), weights)
         os.replace(made, graph)
-    size = sum(path.stat().st_size for path in (graph, weights))
-    return Artifact("openvino", (str(graph), str(weights)), size, found)
+    return options.artifact("openvino", (graph, weights), found)
 
 
 def _runner(graph: Path, original: ir.Model, asked: Options) -> options.Run:

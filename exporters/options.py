@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError
-from advconv_onnx.records import Shape, Validation
+from advconv_onnx.records import Artifact, Shape, Validation
 from advconv_onnx.runtime.validate import Evidence, gather, usual_error, validate_run
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -86,3 +87,17 @@ def accept(found: Validation) -> Validation:
     if not found.passed:
         raise CheckError(f"nothing was written: {found.failure}")
     return found
+
+
+def artifact(target: str, written: Iterable[Path], found: Validation, **more: Any) -> Artifact:
+    """Describe what was written.
+
+    Args:
+        target: name of the target.
+        written: the files.
+        found: the evidence.
+        more: other fields of ``Artifact``.
+    """
+    paths = tuple(written)
+    size = sum(path.stat().st_size for path in paths)
+    return Artifact(target, tuple(map(str, paths)), size, found, **more)

@@ -95,8 +95,7 @@ def export(
         announce("writing")
         files.write_bytes(target, made.read_bytes())
         files.write_bytes(config, Path(folder, "operators.config").read_bytes())
-    size = sum(path.stat().st_size for path in (target, config))
-    return Artifact("ort", (str(target), str(config)), size, found, notes=(note,))
+    return options.artifact("ort", (target, config), found, notes=(note,))
 
 
 def _write(model: ir.Model, path: Path, asked: Options) -> None:

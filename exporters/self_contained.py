@@ -161,8 +161,7 @@ def export(
     found = options.accept(validate(plain, folded.model, evidence=evidence, **limits))
     announce("writing")
     written = files.save(folded.model, out)
-    size = sum(path.stat().st_size for path in written)
-    return Artifact("onnx", tuple(map(str, written)), size, found, notes=tuple(notes))
+    return options.artifact("onnx", written, found, notes=tuple(notes))
 
 
 def _chosen(model: ir.Model, ways: Sequence[Preprocessing]) -> Preprocessing | None:

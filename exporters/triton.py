@@ -125,12 +125,9 @@ def export(
         files.write_text(folder / "config.pbtxt", configuration)
         if labels is not None:
             files.write_text(folder / _LABELS, labels)
-        folder.chmod(0o755)  # a temporary folder is its maker's alone
-        folder.rename(target)
-    written = sorted(path for path in target.rglob("*") if path.is_file())
-    size = sum(path.stat().st_size for path in written)
+        written = files.publish_folder(folder, target)
     note = f"no batching: {problem}" if problem else f"batches of up to {asked.max_batch}"
-    return Artifact("triton", tuple(map(str, written)), size, found, notes=(note,))
+    return options.artifact("triton", written, found, notes=(note,))
 
 
 def _read(path: str | os.PathLike[str]) -> str:
