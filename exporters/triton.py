@@ -28,6 +28,7 @@ from advconv_onnx import model as files
 from advconv_onnx.errors import CheckError, InputError
 from advconv_onnx.exporters import options
 from advconv_onnx.records import Artifact
+from advconv_onnx.runner.session import read_labels
 from advconv_onnx.runtime.engine import run_session
 from advconv_onnx.runtime.inputs import Sample, spell_shapes
 from advconv_onnx.runtime.session import open_session
@@ -108,7 +109,7 @@ def export(
     loaded = asked.load(model, target)
     for value in (*loaded.graph.inputs, *loaded.graph.outputs):
         tuple(_tensor(value, batched=False))  # refused before any work is done
-    labels = None if asked.labels is None else _read(asked.labels)
+    labels = None if asked.labels is None else read_labels(asked.labels)
     announce("running in float64")
     evidence = asked.gather(loaded)
     run = functools.partial(run_session, open_session(loaded, threads=asked.threads))
@@ -124,19 +125,10 @@ def export(
         files.save(loaded, folder / "1" / "model.onnx")
         files.write_text(folder / "config.pbtxt", configuration)
         if labels is not None:
-            files.write_text(folder / _LABELS, labels)
+            files.write_text(folder / _LABELS, "".join(f"{label}\n" for label in labels))
         written = files.publish_folder(folder, target)
     note = f"no batching: {problem}" if problem else f"batches of up to {asked.max_batch}"
     return options.artifact("triton", written, found, notes=(note,))
-
-
-def _read(path: str | os.PathLike[str]) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is no text in UTF-8; write a line for each class") from error
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror or error}") from error
 
 
 def _no_batch(
@@ -194,7 +186,7 @@ class _Served:
     asked: Options
 
 
-def _configuration(served: _Served, labels: str | None) -> Iterator[str]:
+def _configuration(served: _Served, labels: Sequence[str] | None) -> Iterator[str]:
     """The lines of config.pbtxt.
 
     Raises:
@@ -207,7 +199,7 @@ def _configuration(served: _Served, labels: str | None) -> Iterator[str]:
     yield f"max_batch_size: {asked.max_batch if served.batched else 0}"
     for value in graph.inputs:
         yield from ("input {", *_tensor(value, served.batched), "}")
-    labelled = set() if labels is None else _labelled(served, len(labels.splitlines()))
+    labelled = set() if labels is None else _labelled(served, len(labels))
     for value in graph.outputs:
         file = [f"  label_filename: {_quoted(_LABELS)}"] if value.name in labelled else []
         yield from ("output {", *_tensor(value, served.batched), *file, "}")
